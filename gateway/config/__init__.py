@@ -1,0 +1,1 @@
+"""gateway.yaml: clients, subscribers, functions. Loaded, validated, re-read when it changes."""

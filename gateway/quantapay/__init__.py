@@ -1,0 +1,1 @@
+"""The upstream: one function table, one envelope, one client."""

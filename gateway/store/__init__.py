@@ -1,0 +1,1 @@
+"""Redis, and what happens when it is not there."""

@@ -1,0 +1,1 @@
+"""What operators see: one log line a request, metrics."""

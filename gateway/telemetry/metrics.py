@@ -1,0 +1,138 @@
+"""Every metric of the gateway, declared once with its help text (interface §6).
+
+No label ever holds a key, an address, an id of a payment or free text, so the number of series stays bounded.
+Known label sets are made at start, so that a rate over them is 0 and not absent.
+"""
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from gateway import __version__
+from gateway.errors import UpstreamError, problem_types
+
+HTTP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+"""From a refusal (well under a millisecond) to the default upstream deadline of 10 s."""
+UPSTREAM_SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 7.5, 10)
+REDIS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+"""Up to 100 ms, the longest that any request waits for Redis."""
+
+MOST_CLIENTS = 500
+"""Clients beyond this many share the label `other`."""
+
+
+class Metrics:
+    """The metrics of one process, in a registry of their own."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        self._named_clients: set[str] = set()
+
+        self.http_requests = Counter(
+            "gateway_http_requests",
+            "Requests answered, by route template.",
+            ["route", "method", "status"],
+            registry=self.registry,
+        )
+        self.http_request_duration = Histogram(
+            "gateway_http_request_duration_seconds",
+            "Seconds from a request's first byte to its last, by route template.",
+            ["route", "method", "status"],
+            buckets=HTTP_SECONDS,
+            registry=self.registry,
+        )
+        self.http_requests_in_flight = Gauge(
+            "gateway_http_requests_in_flight",
+            "Requests being answered now.",
+            multiprocess_mode="livesum",
+            registry=self.registry,
+        )
+        self.client_requests = Counter(
+            "gateway_client_requests",
+            f"Requests by client; clients beyond {MOST_CLIENTS} count as `other`.",
+            ["client", "code_class"],
+            registry=self.registry,
+        )
+        self.rate_limit_decisions = Counter(
+            "gateway_rate_limit_decisions",
+            "Rate limit decisions: which limit, allowed or refused, and by which store.",
+            ["limit", "decision", "store"],
+            registry=self.registry,
+        )
+        self.upstream_requests = Counter(
+            "quantapay_requests",
+            "Calls to QuantaPay by function; outcome is `ok` or the problem code.",
+            ["function", "outcome"],
+            registry=self.registry,
+        )
+        self.upstream_request_duration = Histogram(
+            "quantapay_request_duration_seconds",
+            "Seconds that calls to QuantaPay took, by function.",
+            ["function", "outcome"],
+            buckets=UPSTREAM_SECONDS,
+            registry=self.registry,
+        )
+        self.upstream_clock_skew = Gauge(
+            "quantapay_clock_skew_seconds",
+            "QuantaPay's clock less ours at its last answer; over 300 either way it refuses signed calls.",
+            multiprocess_mode="mostrecent",
+            registry=self.registry,
+        )
+        self.redis_up = Gauge(
+            "gateway_redis_up",
+            "1 while Redis answers in time, 0 while this process goes on without it.",
+            multiprocess_mode="livemin",
+            registry=self.registry,
+        )
+        self.redis_command_duration = Histogram(
+            "gateway_redis_command_duration_seconds",
+            "Seconds that Redis commands took, failed ones included.",
+            buckets=REDIS_SECONDS,
+            registry=self.registry,
+        )
+        self.config_reloads = Counter(
+            "gateway_config_reloads",
+            "Attempts to load a changed gateway.yaml; a failed one keeps the old configuration.",
+            ["result"],
+            registry=self.registry,
+        )
+        self.config_last_reload_successful = Gauge(
+            "gateway_config_last_reload_successful",
+            "1 if the newest gateway.yaml is the one in force.",
+            multiprocess_mode="livemin",
+            registry=self.registry,
+        )
+        self.build_info = Gauge(
+            "gateway_build_info",
+            "Always 1; the version is in the label.",
+            ["version"],
+            multiprocess_mode="max",
+            registry=self.registry,
+        )
+        self._start_at_zero()
+
+    def _start_at_zero(self) -> None:
+        self.build_info.labels(version=__version__).set(1)
+        self.config_last_reload_successful.set(1)
+        for result in ("success", "failure"):
+            self.config_reloads.labels(result=result)
+        for limit in ("client", "ip"):
+            for decision in ("allowed", "refused"):
+                for store in ("redis", "local"):
+                    self.rate_limit_decisions.labels(limit=limit, decision=decision, store=store)
+
+    def name_functions(self, functions: Iterable[str]) -> None:
+        """Make the series of every upstream function that this gateway can call."""
+        outcomes = ["ok", *(error.code for error in problem_types() if issubclass(error, UpstreamError))]
+        for function in functions:
+            for outcome in outcomes:
+                self.upstream_requests.labels(function=function, outcome=outcome)
+
+    def client_label(self, client: str) -> str:
+        """Return `client`, or `other` once `MOST_CLIENTS` names are taken (names survive a reload)."""
+        if client in self._named_clients:
+            return client
+        if len(self._named_clients) >= MOST_CLIENTS:
+            return "other"
+        self._named_clients.add(client)
+        return client
