@@ -1,0 +1,24 @@
+"""The JSON Schema of gateway.yaml, for editors and checks: made from the models, published in deploy/."""
+
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema
+
+from gateway.config.model import Config
+from gateway.quota import Quota
+
+
+class _Generator(GenerateJsonSchema):
+    """pydantic's generator, with the defaults of quotas as the file writes them."""
+
+    def encode_default(self, dft: Any) -> Any:  # noqa: ANN401
+        return str(dft) if isinstance(dft, Quota) else super().encode_default(dft)
+
+
+def config_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of the file as it is written, references to secrets included."""
+    return {
+        "$schema": _Generator.schema_dialect,
+        **Config.model_json_schema(schema_generator=_Generator),
+        "title": "gateway.yaml",
+    }
