@@ -1,0 +1,85 @@
+"""Running the simulator on a real socket."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import anyio
+import uvicorn
+from anyio.from_thread import start_blocking_portal
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.clock import Clock, SystemClock
+from gateway.sandbox.simulator.answers import TRANSPORT_EXTENSION
+from gateway.sandbox.simulator.app import create_simulator
+from gateway.sandbox.simulator.options import SimulatorOptions
+
+LOOPBACK = "127.0.0.1"
+_KEEP_ALIVE_SECONDS = 75
+"""As nginx has it: longer than a client under test keeps a connection."""
+
+
+class _BreakableProtocol(HttpToolsProtocol):
+    """HTTP/1.1 that hands its connection to the application, so that a scenario can break it."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {TRANSPORT_EXTENSION: {"transport": self.transport}}
+
+
+@asynccontextmanager
+async def simulator_server(
+    options: SimulatorOptions, *, host: str = LOOPBACK, port: int = 0, clock: Clock | None = None
+) -> AsyncIterator[str]:
+    """Run a simulator on the current event loop and yield its base URL, without a final slash; port 0: a free one.
+
+    Connections still open at the end are cut. Signals are left to the caller. `OSError` if the port is taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family) as listener:
+        config = uvicorn.Config(
+            create_simulator(options, clock or SystemClock()),
+            http=_BreakableProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=1,
+        )
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[listener])
+        ticking = asyncio.create_task(server.main_loop())
+        try:
+            yield _base_url(listener)
+        finally:
+            ticking.cancel()
+            for connection in list(server.server_state.connections):
+                connection.transport.abort()
+            with anyio.CancelScope(shield=True):
+                await server.shutdown(sockets=[listener])
+
+
+async def serve_simulator(options: SimulatorOptions, host: str, port: int, *, clock: Clock | None = None) -> None:
+    """Run a simulator until the task is cancelled."""
+    async with simulator_server(options, host=host, port=port, clock=clock):
+        await asyncio.Event().wait()
+
+
+@contextmanager
+def running_simulator(
+    options: SimulatorOptions, *, host: str = LOOPBACK, port: int = 0, clock: Clock | None = None
+) -> Iterator[str]:
+    """Run a simulator in a thread with an event loop of its own and yield its base URL, without a final slash."""
+    server = simulator_server(options, host=host, port=port, clock=clock)
+    with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(server) as base_url:
+        yield base_url
+
+
+def _base_url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
