@@ -1,0 +1,229 @@
+"""How often a caller may ask: GCRA limits over all processes, in Redis or, without it, as a local share.
+
+GCRA, the "generic cell rate algorithm", lets N requests through at once and then one each window/N. All it keeps
+of a limit is the time at which it will be full again (TAT, "theoretical arrival time"). A request moves that time
+ahead by window/N, and is refused if it would then lie further ahead than the window.
+
+A decision is a value that carries its reasons; headers and metrics are printed from it.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, Self
+
+from gateway.clock import Clock
+from gateway.errors import StorageUnavailable
+from gateway.quota import Quota
+from gateway.store.redis import Script, Store
+from gateway.telemetry.metrics import Metrics
+
+MICROSECONDS = 1_000_000
+MOST_LOCAL_KEYS = 100_000
+"""About 20 MB; beyond, the keys unused for longest are forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One thing that a request is counted against."""
+
+    kind: Literal["client", "ip"]
+    policy: str
+    """Its name in `RateLimit` headers: printable ASCII."""
+    key: str
+    """Its Redis key. Those of one request share a hash tag, so that one script can take them all in a cluster."""
+    quota: Quota
+
+
+def client_limit(client_id: str, quota: Quota) -> Limit:
+    """Return the limit over all requests of a client."""
+    return Limit("client", policy=client_id, key=f"qpg:{{{client_id}}}:rate:client", quota=quota)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """What a decision left of a limit."""
+
+    limit: Limit
+    remaining: int
+    """Requests that would be let through now. Without Redis, by this process."""
+    resets_after: float
+    """Seconds until all of the quota is there again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether a request may go on, and what is left of its limits."""
+
+    allowed: bool
+    states: tuple[LimitState, ...]
+    store: Literal["redis", "local"]
+    """Where it was decided: over all processes, or from this one's share."""
+    retry_after: float = 0.0
+    """Seconds until the same request would be let through, if nobody else asks; 0 if allowed."""
+    refused_by: Limit | None = None
+    """The first of the limits that were spent."""
+
+    def headers(self) -> dict[str, str]:
+        """Return `RateLimit-Policy` and `RateLimit`, one item a limit, and if refused `Retry-After`.
+
+        See draft-ietf-httpapi-ratelimit-headers. Seconds are whole and rounded up; `Retry-After` is at least 1.
+        """
+        headers = {}
+        if self.states:
+            headers["RateLimit-Policy"] = ", ".join(
+                f"{_quoted(state.limit.policy)};q={state.limit.quota.amount};w={state.limit.quota.window}"
+                for state in self.states
+            )
+            headers["RateLimit"] = ", ".join(
+                f"{_quoted(state.limit.policy)};r={state.remaining};t={math.ceil(state.resets_after)}"
+                for state in self.states
+            )
+        if not self.allowed:
+            headers["Retry-After"] = str(max(1, math.ceil(self.retry_after)))
+        return headers
+
+
+def _quoted(text: str) -> str:
+    """Write a structured-field string (RFC 9651 §3.3.3)."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+class RateLimiter(Protocol):
+    """Counts requests against limits."""
+
+    async def take(self, limits: Sequence[Limit]) -> Decision:
+        """Check all `limits`, then take one of each, or none: a refused request costs nothing."""
+
+
+class RedisLimiter:
+    """Limits over all processes, on Redis's clock; the local share while Redis is away (interface §7)."""
+
+    def __init__(self, store: Store, local: "LocalLimiter", *, metrics: Metrics) -> None:
+        self._store = store
+        self._local = local
+        self._metrics = metrics
+        self._script = Script.load("gateway.access", "limits.lua")
+
+    async def take(self, limits: Sequence[Limit]) -> Decision:
+        """Decide in one call to Redis, or within 100 ms without it; count the decision either way."""
+        try:
+            decision = await self._ask_redis(limits)
+        except StorageUnavailable:
+            decision = await self._local.take(limits)
+        for limit in [decision.refused_by] if decision.refused_by else limits:
+            self._metrics.rate_limit_decisions.labels(
+                limit=limit.kind, decision="allowed" if decision.allowed else "refused", store=decision.store
+            ).inc()
+        return decision
+
+    async def _ask_redis(self, limits: Sequence[Limit]) -> Decision:
+        if not limits:
+            return Decision(allowed=True, states=(), store="redis")
+        keys = [limit.key for limit in limits]
+        args = [n for limit in limits for n in (limit.quota.amount, limit.quota.window * MICROSECONDS)]
+        allowed, *numbers = await self._store.run(lambda redis: self._script(redis, keys, args))
+        # Each limit's backlog comes as whole microseconds and a part in 1/amount microseconds.
+        backlogs = [
+            whole * limit.quota.amount + part
+            for limit, whole, part in zip(limits, numbers[::2], numbers[1::2], strict=True)
+        ]
+        paces = [_Pace.of(limit.quota) for limit in limits]
+        return _decide(limits, paces, backlogs, allowed=bool(allowed), store="redis")
+
+
+class LocalLimiter:
+    """One process's share of every limit, in memory: the limit ÷ the processes that `share` counts.
+
+    The shares of all processes together never let through more than the limit; only where a limit has fewer
+    requests than there are processes, each lets one through at once.
+    """
+
+    def __init__(self, clock: Clock, share: Callable[[], int], *, most_keys: int = MOST_LOCAL_KEYS) -> None:
+        self._clock = clock
+        self._share = share
+        self._most_keys = most_keys
+        self._tats: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        """By key: a limit's amount, and its TAT in 1/amount microseconds."""
+
+    async def take(self, limits: Sequence[Limit]) -> Decision:
+        """Decide at once; nothing is waited for."""
+        processes = max(1, self._share())
+        now = int(self._clock.monotonic() * MICROSECONDS)
+        paces = [_Pace.of(limit.quota, processes) for limit in limits]
+        backlogs = [self._backlog(limit, now, pace) for limit, pace in zip(limits, paces, strict=True)]
+        allowed = all(pace.wait(backlog) == 0 for pace, backlog in zip(paces, backlogs, strict=True))
+        if allowed:
+            backlogs = [backlog + pace.interval for backlog, pace in zip(backlogs, paces, strict=True)]
+            for limit, backlog in zip(limits, backlogs, strict=True):
+                self._tats[limit.key] = (limit.quota.amount, now * limit.quota.amount + backlog)
+                self._tats.move_to_end(limit.key)
+            while len(self._tats) > self._most_keys:
+                self._tats.popitem(last=False)
+        return _decide(limits, paces, backlogs, allowed=allowed, store="local")
+
+    def _backlog(self, limit: Limit, now: int, pace: "_Pace") -> int:
+        """Return how far a limit's TAT lies ahead of `now` (microseconds), in 1/amount microseconds."""
+        if limit.key not in self._tats:
+            return 0
+        amount, tat = self._tats[limit.key]
+        if amount != limit.quota.amount:  # changed by a reload of the configuration
+            tat = -(-tat * limit.quota.amount // amount)
+        backlog = tat - now * limit.quota.amount
+        if backlog > pace.span:
+            # The window was longer before. Kept even if the request is refused, or callers would wait for the old.
+            backlog = pace.span
+            self._tats[limit.key] = (limit.quota.amount, now * limit.quota.amount + backlog)
+        return max(backlog, 0)
+
+
+class Unlimited:
+    """Lets everything through: for tools and tests that are not about limits."""
+
+    async def take(self, limits: Sequence[Limit]) -> Decision:
+        """Allow."""
+        return Decision(allowed=True, states=(), store="local")
+
+
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """A limit in GCRA's terms. Its unit of time is 1/amount microseconds, in which all of it is whole."""
+
+    second: int
+    interval: int
+    """What one request costs."""
+    span: int
+    """How far ahead of now the TAT may lie."""
+
+    @classmethod
+    def of(cls, quota: Quota, processes: int = 1) -> Self:
+        """Slow a quota down to one process's share; at once it lets through ⌊amount ÷ processes⌋, at least one."""
+        window = quota.window * MICROSECONDS
+        interval = window * processes
+        return cls(quota.amount * MICROSECONDS, interval, max(window * quota.amount, interval))
+
+    def wait(self, backlog: int) -> float:
+        """Return the seconds until one more request fits, 0 if it does now."""
+        return max(0, backlog + self.interval - self.span) / self.second
+
+
+def _decide(
+    limits: Sequence[Limit],
+    paces: Sequence[_Pace],
+    backlogs: Sequence[int],
+    *,
+    allowed: bool,
+    store: Literal["redis", "local"],
+) -> Decision:
+    """Say what GCRA's outcome means: `backlogs` are how far each TAT now lies ahead, in its pace's unit."""
+    states = tuple(
+        LimitState(limit, (pace.span - backlog) // pace.interval, backlog / pace.second)
+        for limit, pace, backlog in zip(limits, paces, backlogs, strict=True)
+    )
+    if allowed:
+        return Decision(allowed=True, states=states, store=store)
+    waits = [pace.wait(backlog) for pace, backlog in zip(paces, backlogs, strict=True)]
+    refused_by = next(limit for limit, wait in zip(limits, waits, strict=True) if wait)
+    return Decision(allowed=False, states=states, store=store, retry_after=max(waits), refused_by=refused_by)

@@ -1,0 +1,1 @@
+"""The test suite; a package so that its plugins can be imported by name."""

@@ -1,0 +1,373 @@
+"""The limiter on a real Valkey: exact against two oracles, over processes, and while Redis is away."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from fractions import Fraction
+from importlib.resources import files
+
+import pytest
+import redis
+import throttled
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.access.limits import Decision, Limit, LocalLimiter, RedisLimiter, client_limit
+from gateway.clock import SystemClock
+from gateway.quota import Quota
+from gateway.store.redis import Store, connect
+from gateway.telemetry.metrics import Metrics
+from tests.plugins.valkey import ValkeyServer
+
+ValkeyFactory = Callable[[], ValkeyServer]
+
+MICROSECONDS = 1_000_000
+START = 1_775_000_000 * MICROSECONDS
+"""A time of 2026, as Redis's clock gives it: integers of that size must stay exact."""
+
+BEFORE_SCRIPT = """
+-- Runs limits.lua once for every step, each at a time of its own. `redis` is shadowed by a twin that gives that
+-- time, and all steps run in one script, during which no key expires by the real clock.
+local function limits(KEYS, ARGV, redis)
+"""
+AFTER_SCRIPT = """
+end
+local outcomes = {}
+for _, step in ipairs(cjson.decode(ARGV[1])) do
+  local keys = {}
+  for i, n in ipairs(step.keys) do keys[i] = KEYS[n] end
+  local twin = {call = function(name, ...)
+    if name == "TIME" then return {step.second, step.microsecond} end
+    return redis.call(name, ...)
+  end}
+  table.insert(outcomes, limits(keys, step.args, twin))
+end
+return outcomes
+"""
+REPLAY = BEFORE_SCRIPT + files("gateway.access").joinpath("limits.lua").read_text() + AFTER_SCRIPT
+
+
+@dataclass(frozen=True)
+class Step:
+    """A request at a time (µs) against some limits, by their number."""
+
+    now: int
+    limits: Sequence[tuple[int, Quota]]
+
+
+def replay(client: redis.Redis, steps: Sequence[Step]) -> list[tuple[bool, list[Fraction]]]:
+    """Return for every step whether it was allowed, and each TAT's distance from now in microseconds."""
+    client.flushall()
+    keys = [f"qpg:{{c}}:{n}" for n in range(3)]
+    plan = [
+        {
+            "second": str(step.now // MICROSECONDS),
+            "microsecond": str(step.now % MICROSECONDS),
+            "keys": [number + 1 for number, _ in step.limits],
+            "args": [str(n) for _, quota in step.limits for n in (quota.amount, quota.window * MICROSECONDS)],
+        }
+        for step in steps
+    ]
+    outcomes = client.eval(REPLAY, len(keys), *keys, json.dumps(plan))
+    return [
+        (
+            outcome[0] == 1,
+            [
+                Fraction(whole) + Fraction(part, quota.amount)
+                for (_, quota), whole, part in zip(step.limits, outcome[1::2], outcome[2::2], strict=True)
+            ],
+        )
+        for step, outcome in zip(steps, outcomes, strict=True)
+    ]
+
+
+class ExactGcra:
+    """GCRA by the book, in fractions: the oracle."""
+
+    def __init__(self) -> None:
+        self.tats: dict[int, Fraction] = {}
+
+    def take(self, step: Step) -> tuple[bool, list[Fraction]]:
+        now, before, after = Fraction(step.now), {}, {}
+        for number, quota in step.limits:
+            window = quota.window * MICROSECONDS
+            if number in self.tats:  # a clock set back is mended for good, even if the request is refused
+                self.tats[number] = min(self.tats[number], now + window)
+            before[number] = max(self.tats.get(number, now), now)
+            after[number] = before[number] + Fraction(window, quota.amount)
+        allowed = all(after[n] <= now + quota.window * MICROSECONDS for n, quota in step.limits)
+        if allowed:
+            self.tats.update(after)
+        return allowed, [(after if allowed else before)[number] - now for number, _ in step.limits]
+
+
+quotas = st.builds(
+    Quota,
+    st.one_of(st.integers(1, 12), st.integers(1, 999_999_999)),
+    st.sampled_from([1, 60, 3600]),
+)
+
+
+@st.composite
+def histories(draw: st.DrawFn, *, backwards: bool = False) -> list[Step]:
+    """Requests against up to three limits, in bursts and with pauses; `backwards`, the clock is set back too."""
+    limits = draw(st.lists(quotas, min_size=1, max_size=3))
+    gaps = [st.just(0), st.integers(0, 2_000), st.integers(0, 3 * MICROSECONDS), st.integers(0, 4_000 * MICROSECONDS)]
+    if backwards:
+        gaps.append(st.integers(-10_000 * MICROSECONDS, 0))
+    chosen = st.lists(st.sampled_from(range(len(limits))), min_size=1, unique=True)
+    now, steps = START + draw(st.integers(0, MICROSECONDS)), []
+    for gap, numbers in draw(st.lists(st.tuples(st.one_of(gaps), chosen), min_size=1, max_size=60)):
+        now += gap
+        steps.append(Step(now, [(number, limits[number]) for number in numbers]))
+    return steps
+
+
+on_a_shared_server = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+@on_a_shared_server
+@given(steps=st.one_of(histories(), histories(backwards=True)))
+def test_the_script_equals_exact_gcra_over_one_to_three_limits(valkey: ValkeyServer, steps: list[Step]) -> None:
+    oracle = ExactGcra()
+    with valkey.client() as client:
+        assert replay(client, steps) == [oracle.take(step) for step in steps]
+
+
+@on_a_shared_server
+@given(
+    quota=st.sampled_from([Quota(8, 1), Quota(64, 1), Quota(1, 1), Quota(15, 60), Quota(60, 60), Quota(225, 3600)]),
+    gaps=st.lists(st.one_of(st.just(0), st.integers(0, 64), st.integers(0, 64 * 300)), max_size=150),
+)
+def test_the_script_equals_throttled_where_floats_are_exact(
+    valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch, quota: Quota, gaps: list[int]
+) -> None:
+    # Quotas whose interval is a binary fraction, at times in 64ths of a second: throttled-py computes in floats.
+    rate = throttled.Rate(timedelta(seconds=quota.window), quota.amount)
+    other = throttled.Throttled(
+        key="c", using="gcra", quota=throttled.Quota(rate, burst=quota.amount), store=throttled.MemoryStore()
+    )
+    seconds, steps, expected = 1_000_000.0, [], []
+    with monkeypatch.context() as patch:
+        patch.setattr(throttled.utils, "now_mono_f", lambda: seconds)
+        for gap in gaps:
+            seconds += gap / 64
+            steps.append(Step(round(seconds * MICROSECONDS), [(0, quota)]))
+            expected.append(other.limit())
+    with valkey.client() as client:
+        outcomes = replay(client, steps)
+    assert [allowed for allowed, _ in outcomes] == [not result.limited for result in expected]
+    assert [float(tat) / MICROSECONDS for _, [tat] in outcomes] == [r.state.reset_after for r in expected]
+
+
+@pytest.mark.parametrize("quota", [Quota(7, 60), Quota(11, 1), Quota(7, 3600), Quota(600, 60)], ids=str)
+def test_no_rate_drifts_over_many_requests(valkey: ValkeyServer, quota: Quota) -> None:
+    interval = Fraction(quota.window * MICROSECONDS, quota.amount)
+    steps = [Step(START, [(0, quota)])] * quota.amount
+    for n in range(1, 10_000):  # the nth comes free after n intervals, and not a microsecond earlier
+        due = START + -int(-n * interval // 1)
+        steps += [Step(due - 1, [(0, quota)]), Step(due, [(0, quota)])]
+    with valkey.client() as client:
+        allowed = [allowed for allowed, _ in replay(client, steps)]
+    assert allowed == [True] * quota.amount + [False, True] * 9_999
+
+
+def test_a_clock_set_back_locks_nobody_out(valkey: ValkeyServer) -> None:
+    quota, hour = Quota(60, 60), 3600 * MICROSECONDS
+    spent = [Step(START, [(0, quota)])] * 60
+    back = [Step(START - hour + n * MICROSECONDS, [(0, quota)]) for n in range(5)]
+    with valkey.client() as client:
+        allowed = [allowed for allowed, _ in replay(client, [*spent, *back])]
+    assert allowed == [True] * 60 + [False] + [True] * 4
+
+
+def test_a_changed_quota_keeps_what_was_used(valkey: ValkeyServer) -> None:
+    slow, fast = Quota(7, 3600), Quota(3, 1)
+    steps = [Step(START, [(0, slow)])] * 7 + [Step(START + n * MICROSECONDS, [(0, fast)]) for n in range(3)]
+    with valkey.client() as client:
+        allowed = [allowed for allowed, _ in replay(client, steps)]
+    assert allowed == [True] * 7 + [False, True, True]
+
+
+@asynccontextmanager
+async def limiter_on(url: str, *, processes: int = 1) -> AsyncIterator[tuple[RedisLimiter, Store, Metrics]]:
+    clock, metrics = SystemClock(), Metrics()
+    store = Store(connect(url), clock=clock, metrics=metrics)
+    await store.start()
+    yield RedisLimiter(store, LocalLimiter(clock, lambda: processes), metrics=metrics), store, metrics
+    await store.close()
+
+
+def counted(metrics: Metrics, limit: str, decision: str, store: str) -> float:
+    labels = {"limit": limit, "decision": decision, "store": store}
+    value = metrics.registry.get_sample_value("gateway_rate_limit_decisions_total", labels)
+    assert value is not None
+    return value
+
+
+def limit(text: str, client: str = "orders") -> Limit:
+    return client_limit(client, Quota.parse(text))
+
+
+def ip_limit(text: str) -> Limit:
+    return Limit("ip", policy="orders-ip", key="qpg:{orders}:rate:ip:a", quota=Quota.parse(text))
+
+
+async def test_a_first_request_gets_the_headers_of_the_interface(valkey: ValkeyServer) -> None:
+    async with limiter_on(valkey.url) as (limiter, _, metrics):
+        decision = await limiter.take([limit("600/minute")])
+        assert (decision.allowed, decision.store, decision.retry_after) == (True, "redis", 0)
+        assert decision.headers() == {
+            "RateLimit-Policy": '"orders";q=600;w=60',
+            "RateLimit": '"orders";r=599;t=1',
+        }
+        assert counted(metrics, "client", "allowed", "redis") == 1
+    with valkey.client() as client:
+        assert 0 < client.pttl("qpg:{orders}:rate:client") <= 101
+
+
+async def test_a_refusal_says_when_to_come_back_and_by_which_limit(valkey: ValkeyServer) -> None:
+    async with limiter_on(valkey.url) as (limiter, _, metrics):
+        limits = [ip_limit("2/hour"), limit("600/minute")]
+        for _ in range(2):
+            assert (await limiter.take(limits)).allowed
+        refusals = [await limiter.take(limits) for _ in range(30)]
+        for refusal in refusals:
+            assert (refusal.allowed, refusal.refused_by) == (False, limits[0])
+            assert 1799 < refusal.retry_after <= 1800
+            assert refusal.headers()["Retry-After"] == "1800"
+            assert refusal.states[0].remaining == 0
+            assert refusal.states[1].remaining >= 598  # refused requests cost nothing
+        assert counted(metrics, "ip", "allowed", "redis") == counted(metrics, "client", "allowed", "redis") == 2
+        assert counted(metrics, "ip", "refused", "redis") == 30
+        assert counted(metrics, "client", "refused", "redis") == 0
+
+
+async def test_clients_have_limits_of_their_own(valkey: ValkeyServer) -> None:
+    async with limiter_on(valkey.url) as (limiter, _, _metrics):
+        assert (await limiter.take([limit("1/hour", "a")])).allowed
+        assert not (await limiter.take([limit("1/hour", "a")])).allowed
+        assert (await limiter.take([limit("1/hour", "b")])).allowed
+        assert (await limiter.take([])).allowed
+
+
+WORKER = """
+import asyncio, sys, time
+from redis.asyncio import Redis
+from gateway.access.limits import LocalLimiter, RedisLimiter, client_limit
+from gateway.clock import SystemClock
+from gateway.quota import Quota
+from gateway.store.redis import Store
+from gateway.telemetry.metrics import Metrics
+
+async def main():
+    clock, metrics = SystemClock(), Metrics()
+    # Patient, so that a busy machine does not send a process to its local share.
+    store = Store(Redis.from_url(sys.argv[1], socket_timeout=20), clock=clock, metrics=metrics, deadline=20)
+    limiter = RedisLimiter(store, LocalLimiter(clock, lambda: 1), metrics=metrics)
+    limit = client_limit("orders", Quota.parse(sys.argv[2]))
+    await store.run(lambda redis: redis.ping())
+    print("ready", flush=True)
+    sys.stdin.readline()
+    allowed, refused, until = 0, 0, time.monotonic() + float(sys.argv[3])
+
+    async def hammer():
+        nonlocal allowed, refused
+        while time.monotonic() < until:
+            decision = await limiter.take([limit])
+            assert decision.store == "redis"
+            if decision.allowed:
+                allowed += 1
+            else:
+                refused += 1
+
+    await asyncio.gather(*(hammer() for _ in range(8)))
+    await store.close()
+    print(allowed, refused, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_several_processes_together_never_exceed_the_limit(valkey: ValkeyServer) -> None:
+    rate, seconds = 150, 2.0
+    command = [sys.executable, "-c", WORKER, valkey.url, f"{rate}/second", str(seconds)]
+    workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    with valkey.client() as client:
+        started = server_time(client)
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        counts = [tuple(map(int, worker.communicate()[0].split())) for worker in workers]
+        elapsed = server_time(client) - started
+    assert all(worker.returncode == 0 for worker in workers)
+    allowed, refused = (sum(column) for column in zip(*counts, strict=True))
+    assert refused > allowed / 10, "the limit was hardly reached: nothing was shown"
+    assert allowed <= rate + elapsed * rate / MICROSECONDS
+    assert allowed >= 0.9 * (rate + seconds * rate)
+
+
+def server_time(client: redis.Redis) -> int:
+    seconds, microseconds = client.time()
+    return int(seconds) * MICROSECONDS + int(microseconds)
+
+
+async def timed(limiter: RedisLimiter, wanted: Limit) -> Decision:
+    """Take, within a generous reading of 100 ms."""
+    started = time.perf_counter()
+    decision = await limiter.take([wanted])
+    assert time.perf_counter() - started < 0.3
+    return decision
+
+
+async def back_on_redis(limiter: RedisLimiter, wanted: Limit) -> None:
+    async with asyncio.timeout(5):
+        while (await limiter.take([wanted])).store != "redis":  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+async def test_without_redis_each_process_goes_on_with_its_share(valkey_factory: ValkeyFactory, fault: str) -> None:
+    server = valkey_factory()
+    async with limiter_on(server.url, processes=4) as (limiter, store, metrics):
+        wanted = limit("100/hour")
+        assert (await limiter.take([wanted])).store == "redis"
+
+        if fault == "killed":
+            server.kill()
+        else:
+            server.pause()
+        decisions = [await timed(limiter, wanted) for _ in range(40)]
+        assert {decision.store for decision in decisions} == {"local"}
+        assert [decision.allowed for decision in decisions] == [True] * 25 + [False] * 15
+        assert counted(metrics, "client", "allowed", "local") == 25
+        assert counted(metrics, "client", "refused", "local") == 15
+
+        if fault == "killed":
+            server.restart()
+        else:
+            server.resume()
+        await back_on_redis(limiter, limit("1000/second", "other"))
+        assert store.up
+        decision = await limiter.take([wanted])
+        assert (decision.store, decision.allowed) == ("redis", True)
+
+
+async def test_a_flood_on_a_frozen_redis_is_decided_within_the_deadline(valkey_factory: ValkeyFactory) -> None:
+    server = valkey_factory()
+    async with limiter_on(server.url) as (limiter, _, _metrics):
+        server.pause()
+        wanted = limit("50/hour")
+        decisions = await asyncio.gather(*(timed(limiter, wanted) for _ in range(200)))
+        assert sum(decision.allowed for decision in decisions) == 50
+        server.resume()

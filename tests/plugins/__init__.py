@@ -1,0 +1,1 @@
+"""Fixtures that several parts of the suite share."""
