@@ -1,0 +1,201 @@
+"""The one place where a gateway is built: every part made once, and handed to those that need it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
+from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from gateway import __version__
+from gateway.access.keys import Keyring
+from gateway.access.limits import LocalLimiter, RedisLimiter
+from gateway.clock import Clock, SystemClock
+from gateway.config import Config, ConfigFault, ConfigFile, config_path
+from gateway.errors import GatewayError
+from gateway.http.dependencies import Services
+from gateway.http.middleware import CatchBugs, HeadAsGet, RequestId, RequestRecord
+from gateway.http.openapi import specification
+from gateway.http.problems import Problems
+from gateway.lifecycle import Lifecycle
+from gateway.quantapay.client import QuantaPay
+from gateway.quantapay.credentials import RotatingSecret
+from gateway.quantapay.functions import FUNCTIONS
+from gateway.quantapay.payment_urls import PaymentUrls, is_loopback
+from gateway.quantapay.transport import AiohttpTransport
+from gateway.routes import balances, checkout_sessions, functions, operations, rates, transactions
+from gateway.routes.ops import create_ops_app
+from gateway.settings import Settings
+from gateway.store.membership import Membership
+from gateway.store.redis import RedisClient, Store
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.status import Status
+
+log = structlog.get_logger()
+
+_BODIES: list[type[BaseModel]] = [checkout_sessions.CheckoutSessionRequest, functions.FunctionParameters]
+_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
+"""FastAPI's own would record exception texts and query strings."""
+
+
+class Gateway:
+    """One process's gateway. Raises `ConfigurationError` if gateway.yaml is bad."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        redis: RedisClient,
+        environ: Mapping[str, str] | None = None,
+        secrets_dir: Path | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Wire everything; nothing is connected or started yet.
+
+        `environ` is what `${NAME}` in gateway.yaml may refer to, `secrets_dir` where its `${file:name}` lie.
+        """
+        self._settings = settings
+        clock = clock or SystemClock()
+        self.metrics = Metrics()
+        self.config = ConfigFile(
+            config_path(settings),
+            environ=environ or {},
+            secrets_dir=secrets_dir,
+            settings_secrets=settings.secrets(),
+            clock=clock,
+            on_reload=self._on_reload,
+            on_change=self._on_change,
+        )
+        self.store = Store(redis, clock=clock, metrics=self.metrics)
+        self._membership = Membership(self.store, clock=clock, assumed=settings.replicas * settings.workers)
+        local = LocalLimiter(clock, lambda: self._membership.processes)
+        self.services = Services(
+            clock=clock,
+            config=self.config.current,
+            keyring=Keyring(self.config.current.clients),
+            lifecycle=Lifecycle(),
+            limiter=RedisLimiter(self.store, local, metrics=self.metrics),
+            public_url=settings.public_url or "",
+            quantapay=self._quantapay(transport or AiohttpTransport(), clock),
+        )
+        self._newest_in_force = True
+        self._name_functions(self.config.current)
+
+    def _quantapay(self, transport: httpx.AsyncBaseTransport, clock: Clock) -> QuantaPay:
+        settings = self._settings
+        if settings.quantapay_api_key is None:
+            raise ValueError("a gateway needs QUANTAPAY_API_KEY")
+        signing = settings.quantapay_webhook_secret
+        return QuantaPay(
+            transport,
+            url=settings.quantapay_url,
+            api_keys=RotatingSecret(settings.quantapay_api_key, settings.quantapay_api_key_next),
+            signing_secrets=RotatingSecret(signing, settings.quantapay_webhook_secret_next) if signing else None,
+            payment_urls=PaymentUrls(
+                settings.quantapay_payment_hosts,
+                upstream_on_loopback=is_loopback(httpx.URL(settings.quantapay_url).host),
+            ),
+            timeout=settings.quantapay_timeout,
+            upstream_name=self._upstream_name,
+            clock=clock,
+            metrics=self.metrics,
+        )
+
+    def _upstream_name(self, function: str) -> str:
+        return self.config.current.functions.upstream(function)
+
+    def public_app(self) -> FastAPI:
+        """Build what callers reach. Its lifespan starts and stops everything that runs beside requests."""
+        services = self.services
+        problems = Problems(services.public_url)
+        app = FastAPI(
+            title="QuantaPay Gateway",
+            version=__version__,
+            openapi_url=None,
+            redirect_slashes=False,
+            generate_unique_id_function=lambda route: route.name,
+            telemetry=_NO_TELEMETRY,
+            lifespan=self._lifespan,
+            middleware=[
+                Middleware(RequestId, clock=services.clock),
+                Middleware(RequestRecord, clock=services.clock, metrics=self.metrics),
+                Middleware(CatchBugs, problems=problems),
+                Middleware(HeadAsGet),
+            ],
+            exception_handlers={
+                GatewayError: problems.on_gateway_error,
+                RequestValidationError: problems.on_invalid_request,
+                HTTPException: problems.on_http_exception,
+            },
+        )
+        app.state.services = services
+        resources = (balances, rates, checkout_sessions, transactions, functions, operations)
+        for resource in resources:
+            app.include_router(resource.router)
+        if self._settings.docs:
+            app.include_router(operations.docs_router)
+        document = specification(app, _BODIES)
+        app.openapi = lambda: document  # type: ignore[method-assign]  # FastAPI's way to replace it
+        return app
+
+    def ops_app(self, status: Callable[[], Awaitable[dict[str, Any]]]) -> Starlette:
+        """Build what operators reach; `status` gives what `/status` answers, anew each time."""
+        return create_ops_app(registry=lambda: self.metrics.registry, status=status, clock=self.services.clock)
+
+    @asynccontextmanager
+    async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+        """Start in the order of dependence; close in the reverse."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.services.quantapay.close)
+            await self.store.start()
+            stack.push_async_callback(self.store.close)
+            await self._membership.start()
+            stack.push_async_callback(self._membership.close)
+            watching = asyncio.create_task(self.config.run())
+            stack.callback(watching.cancel)
+            self.services.lifecycle.started()
+            yield
+
+    def drain(self) -> None:
+        """Answer `/readyz` with 503 from now on."""
+        self.services.lifecycle.drain()
+
+    def status(self) -> Status:
+        """Return what this process knows of itself."""
+        quantapay = self.services.quantapay
+        return Status(
+            phase=str(self.services.lifecycle.phase),
+            store_up=self.store.up,
+            processes_seen=self._membership.processes,
+            clients=len(self.config.current.clients),
+            config_in_force_is_newest=self._newest_in_force,
+            clock_skew_seconds=quantapay.clock_skew,
+            last_upstream_outcomes=dict(quantapay.last_outcomes),
+        )
+
+    def _on_reload(self, success: bool, faults: tuple[ConfigFault, ...]) -> None:
+        self._newest_in_force = success
+        self.metrics.config_reloads.labels(result="success" if success else "failure").inc()
+        self.metrics.config_last_reload_successful.set(success)
+        if success:
+            log.info("configuration reloaded")
+        else:
+            log.error("configuration not reloaded, the old one stays", faults=[str(fault) for fault in faults])
+
+    def _on_change(self, config: Config) -> None:
+        self._name_functions(config)
+        self.services.keyring = Keyring(config.clients)
+        self.services.config = config
+
+    def _name_functions(self, config: Config) -> None:
+        self.metrics.name_functions([*(function.name for function in FUNCTIONS), *config.functions.allow])

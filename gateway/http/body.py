@@ -1,0 +1,94 @@
+"""Request bodies: bounded, strict JSON, and validated only then."""
+
+import json
+from collections.abc import Awaitable, Callable
+from email.message import Message
+from typing import Any, Literal, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from gateway.errors import MalformedRequest, RequestTooLarge, UnsupportedMediaType, ValidationFailed
+from gateway.http.problems import faults_of
+
+MOST_BYTES = 64 * 1024
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def json_body(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
+    """Make a dependency that reads the body as `model`.
+
+    A dependency and not a FastAPI body parameter: those are read before any other dependency runs, so a caller
+    without a key could make the gateway parse, and duplicate names would pass unseen.
+
+    Raises `UnsupportedMediaType`, `RequestTooLarge`, `MalformedRequest` or `ValidationFailed`, in this order.
+    """
+
+    async def read(request: Request) -> Model:
+        _require_json(request)
+        document = parse(await _bounded(request))
+        try:
+            return model.model_validate(document)
+        except ValidationError as error:
+            faults = faults_of([{**e, "loc": ("body", *e["loc"])} for e in error.errors(include_url=False)])
+        raise ValidationFailed(faults=faults)
+
+    return read
+
+
+def describe(model: type[BaseModel], **examples: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Declare a body for the specification (`openapi_extra`), as `json_body` hides it from FastAPI."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": schema, "examples": examples}},
+        }
+    }
+
+
+def parse(body: bytes) -> object:
+    """Read strict JSON: UTF-8, no duplicate names, no `NaN`; raise `MalformedRequest` without the input."""
+    try:
+        return json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        problem = MalformedRequest("The body is not valid UTF-8.")
+    except RecursionError:
+        problem = MalformedRequest("The body is nested too deeply.")
+    except ValueError:
+        # Raised from nothing: a JSON error holds the whole document.
+        problem = MalformedRequest("The body is not valid JSON.")
+    raise problem
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise MalformedRequest("The body has the same name twice in one object.")
+    return document
+
+
+def _refuse_constant(_token: Literal["NaN", "Infinity", "-Infinity"] | str) -> NoReturn:
+    raise ValueError
+
+
+def _require_json(request: Request) -> None:
+    header = Message()
+    header["Content-Type"] = request.headers.get("content-type", "")
+    charset = (header.get_content_charset() or "utf-8").lower()
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if header.get_content_type() != "application/json" or charset != "utf-8" or encoding != "identity":
+        raise UnsupportedMediaType
+
+
+async def _bounded(request: Request) -> bytes:
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > MOST_BYTES:
+        raise RequestTooLarge
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_BYTES:
+            raise RequestTooLarge
+    return bytes(body)

@@ -1,0 +1,156 @@
+"""What happens around every request, as small pure-ASGI classes, outermost first.
+
+Not Starlette's `BaseHTTPMiddleware`: it costs a task group a request and breaks cancellation.
+"""
+
+import re
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.clock import Clock
+from gateway.errors import InternalError
+from gateway.http.problems import Problems
+from gateway.telemetry.logs import frames_of, open_record
+from gateway.telemetry.metrics import Metrics
+
+log = structlog.get_logger()
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+_CLIENT_GONE = 499
+"""What nginx logs for a caller that hung up before there was an answer."""
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class RequestId:
+    """Gives a request its id, and every answer the headers that all have (interface §5)."""
+
+    def __init__(self, app: ASGIApp, *, clock: Clock) -> None:
+        self._app = app
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; routes add to `answer_headers` what errors must carry too."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else self._clock.token_hex(16)
+        answer_headers: dict[str, str] = {}
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id, "answer_headers": answer_headers}
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers.setdefault("Cache-Control", "no-store")
+                headers.update(answer_headers)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+class RequestRecord:
+    """Writes one log line a request and counts it (interface §6). Needs `RequestId` around it."""
+
+    def __init__(self, app: ASGIApp, *, clock: Clock, metrics: Metrics) -> None:
+        self._app = app
+        self._clock = clock
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; what happened inside adds to its line by `annotate`."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record = open_record()
+        started = self._clock.monotonic()
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        status = _CLIENT_GONE
+
+        async def watch_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        self._metrics.http_requests_in_flight.inc()
+        try:
+            await self._app(scope, receive, watch_status)
+        finally:
+            self._metrics.http_requests_in_flight.dec()
+            seconds = self._clock.monotonic() - started
+            route = _route(scope)
+            self._count(route, method, status, seconds, client=record.get("client"))
+            log.info(
+                "request",
+                request_id=scope["state"]["request_id"],
+                method=method,
+                route=route,
+                status=status,
+                duration_ms=round(seconds * 1000, 1),
+                **record,
+            )
+
+    def _count(self, route: str, method: str, status: int, seconds: float, *, client: object) -> None:
+        labels = {"route": route, "method": method, "status": str(status)}
+        self._metrics.http_requests.labels(**labels).inc()
+        self._metrics.http_request_duration.labels(**labels).observe(seconds)
+        if isinstance(client, str):
+            label = self._metrics.client_label(client)
+            self._metrics.client_requests.labels(client=label, code_class=f"{status // 100}xx").inc()
+
+
+class CatchBugs:
+    """Turns an exception that nobody expected into a problem, and a log line without its text."""
+
+    def __init__(self, app: ASGIApp, *, problems: Problems) -> None:
+        self._app = app
+        self._problems = problems
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; an answer already under way is cut off, as there is nothing better."""
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        except Exception as error:
+            request_id = scope.get("state", {}).get("request_id")
+            log.error("bug", request_id=request_id, error=type(error).__name__, frames=frames_of(error))  # noqa: TRY400
+            if not started:
+                answer = self._problems.response(InternalError(), Request(scope))
+                await answer(scope, receive, send)
+
+
+class HeadAsGet:
+    """Serves HEAD wherever GET is served: the same answer without its body (RFC 9110 §9.3.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        scope["method"] = "GET"
+
+        async def send_without_body(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self._app(scope, receive, send_without_body)
+
+
+def _route(scope: Scope) -> str:
+    """Return the template of the route that answered, such as `/transactions/{id}`."""
+    return getattr(scope.get("route"), "path", "unmatched")

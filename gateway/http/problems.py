@@ -1,0 +1,166 @@
+"""Errors as `application/problem+json` (RFC 9457): the only place that turns one into an answer."""
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.errors import (
+    FieldFault,
+    GatewayError,
+    InternalError,
+    MalformedRequest,
+    MethodNotAllowed,
+    NotFound,
+    ValidationFailed,
+    problem_types,
+)
+from gateway.telemetry.logs import annotate
+
+MEDIA_TYPE = "application/problem+json"
+_MOST_FAULTS = 20
+_LONGEST_PLACE = 120
+
+PROBLEM_TYPES: dict[str, type[GatewayError]] = {error.code: error for error in problem_types()}
+
+
+class Fault(BaseModel):
+    """One thing wrong with one input."""
+
+    pointer: str | None = Field(
+        None, description="JSON Pointer into the body, as a URI fragment.", examples=["#/price"]
+    )
+    parameter: str | None = Field(None, description="Name of a path or query parameter, or of a header.")
+    detail: str
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"required": ["type", "title", "status", "detail", "code", "request_id"]}
+    )
+
+    type: str = Field(description="Page that explains the problem.", examples=["/problems/validation-failed"])
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="Stable, for programs.", examples=["validation-failed"])
+    request_id: str
+    errors: list[Fault] | None = None
+    retry_after: int | None = Field(None, description="Seconds; the same as `Retry-After`.")
+    outcome: str | None = Field(
+        None, description="What became of a call that changes something: `unknown` or `not_sent`."
+    )
+    upstream_code: str | None = Field(None, description="QuantaPay's own code.", pattern="^[a-z0-9-]{1,64}$")
+
+
+class Problems:
+    """Renders errors; `public_url` makes the `type` links absolute."""
+
+    def __init__(self, public_url: str | None) -> None:
+        self._base = public_url or ""
+
+    def response(self, error: GatewayError, request: Request) -> Response:
+        """Answer with what the error says, and put its code on the request's log line."""
+        annotate(code=error.code)
+        document: dict[str, Any] = {
+            "type": f"{self._base}/problems/{error.code}",
+            "title": error.title,
+            "status": error.status,
+            "detail": error.detail,
+            "code": error.code,
+            "request_id": request.state.request_id,
+        }
+        if error.faults:
+            document["errors"] = [_fault(fault) for fault in error.faults[:_MOST_FAULTS]]
+        headers = dict(error.headers)
+        if error.retry_after is not None:
+            document["retry_after"] = error.retry_after
+            headers["Retry-After"] = str(error.retry_after)
+        if error.outcome is not None:
+            document["outcome"] = error.outcome
+        if error.upstream_code is not None:
+            document["upstream_code"] = error.upstream_code
+        # ASCII on the wire: a name that the caller invented may hold what UTF-8 cannot carry.
+        body = json.dumps(document, ensure_ascii=True, separators=(",", ":"))
+        return Response(body, status_code=error.status, headers=headers, media_type=MEDIA_TYPE)
+
+    async def on_gateway_error(self, request: Request, error: Exception) -> Response:
+        """Handle our own errors."""
+        assert isinstance(error, GatewayError)  # noqa: S101 - the registration says so; this is for the reader
+        return self.response(error, request)
+
+    async def on_invalid_request(self, request: Request, error: Exception) -> Response:
+        """Handle FastAPI's validation errors: places and reasons, never the inputs they hold."""
+        assert isinstance(error, RequestValidationError)  # noqa: S101
+        return self.response(ValidationFailed(faults=faults_of(error.errors())), request)
+
+    async def on_http_exception(self, request: Request, error: Exception) -> Response:
+        """Handle what Starlette raises by itself: no such path, no such method, an unreadable request."""
+        assert isinstance(error, HTTPException)  # noqa: S101
+        if error.status_code == NotFound.status:
+            return self.response(NotFound(), request)
+        if error.status_code == MethodNotAllowed.status:
+            return self.response(MethodNotAllowed(headers=error.headers or {}), request)
+        if error.status_code == MalformedRequest.status:
+            return self.response(MalformedRequest(), request)
+        return self.response(InternalError(), request)
+
+
+def faults_of(errors: Sequence[Mapping[str, Any]]) -> list[FieldFault]:
+    """Turn pydantic's errors into faults; their `input` and `ctx` stay behind."""
+    return [_fault_at(error["loc"], _reason(error)) for error in errors]
+
+
+def _fault_at(location: Sequence[str | int], detail: str) -> FieldFault:
+    source, *path = location
+    if source in ("path", "query", "header"):
+        return FieldFault(detail, parameter=str(path[0] if path else source)[:_LONGEST_PLACE])
+    steps = [str(step).replace("~", "~0").replace("/", "~1") for step in path if step != "[key]"]
+    return FieldFault(detail, pointer="#" + "".join(f"/{step}" for step in steps)[:_LONGEST_PLACE])
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "This name is not known here."
+    if error["type"] == "missing":
+        return "This is required."
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return message if message.endswith(".") else f"{message}."
+
+
+def _fault(fault: FieldFault) -> dict[str, str]:
+    place = {"pointer": fault.pointer, "parameter": fault.parameter}
+    return {**{name: value for name, value in place.items() if value is not None}, "detail": fault.detail}
+
+
+def responses(*errors: type[GatewayError]) -> dict[int | str, dict[str, Any]]:
+    """Declare answers for the specification: one a status, naming the codes it can carry."""
+    by_status: dict[int | str, dict[str, Any]] = {}
+    for status in sorted({error.status for error in errors}):
+        same = [error for error in errors if error.status == status]
+        by_status[status] = {
+            "description": "; ".join(f"`{error.code}`: {error.title}" for error in same),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+    return by_status
+
+
+def explanation(error: type[GatewayError]) -> str:
+    """Write the page behind a problem's `type` link."""
+    title, code, remedy = (html.escape(text) for text in (error.title, error.code, error.remedy))
+    summary = html.escape((error.__doc__ or "").strip())
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{code}</title><style>body{{font:1.1rem/1.6 system-ui,sans-serif;max-width:40rem;margin:4rem auto;"
+        f"padding:0 1rem;color-scheme:light dark}}</style>"
+        f"<main><p>HTTP {error.status} · <code>{code}</code></p><h1>{title}</h1><p>{summary}</p>"
+        f"<h2>What to do</h2><p>{remedy}</p></main></html>"
+    )

@@ -1,0 +1,85 @@
+"""Types that several requests and answers share, so that each shape is described once."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, GetCoreSchemaHandler, WithJsonSchema
+from pydantic.annotated_handlers import GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from gateway.money import plain
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """A text of one form. Pydantic's own `pattern` would tell callers a regular expression; this tells them words."""
+
+    pattern: str
+    expected: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401
+        """Check the whole text, after it is known to be one."""
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Publish the pattern."""
+        return {**handler(schema), "pattern": f"^{self.pattern}$"}
+
+    def _check(self, text: str) -> str:
+        if not re.fullmatch(self.pattern, text, re.ASCII):
+            raise ValueError(f"Expected {self.expected}.")
+        return text
+
+
+CurrencyCode = Annotated[
+    str,
+    Matches("[A-Za-z0-9_-]{2,20}", "a currency code such as usd"),
+    AfterValidator(str.lower),
+    Field(description="A currency code, in any case.", examples=["usd"]),
+]
+CoinCode = Annotated[
+    str,
+    Matches("[A-Za-z0-9_-]{2,20}", "a cryptocurrency code such as btc"),
+    AfterValidator(str.lower),
+    Field(description="A cryptocurrency code, in any case.", examples=["btc"]),
+]
+
+
+def _write(value: object) -> object:
+    return plain(value) if isinstance(value, Decimal) else value
+
+
+Amount = Annotated[
+    str,
+    BeforeValidator(_write),
+    WithJsonSchema({"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]*)?$"}),
+    Field(description="A decimal number as text, exact, without exponent.", examples=["0.5432"]),
+]
+
+RetrievedAt = Annotated[
+    datetime, Field(description="When QuantaPay gave this (UTC).", examples=["2026-04-10T09:00:00Z"])
+]
+
+_RFC3339 = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9:]{8}(\.[0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})", re.ASCII)
+
+
+def _require_rfc3339(value: object) -> object:
+    # Pydantic alone would also take Unix numbers, and dates without a time.
+    if isinstance(value, str) and not _RFC3339.fullmatch(value):
+        raise ValueError("Expected RFC 3339 with a zone, such as 2026-04-10T09:00:00Z (in a query, + is %2B).")
+    return value
+
+
+Moment = Annotated[
+    AwareDatetime,
+    BeforeValidator(_require_rfc3339),
+    Field(
+        description="RFC 3339 with a zone, inclusive.",
+        examples=["2026-04-10T09:00:00Z"],
+        ge=datetime(1970, 1, 1, tzinfo=UTC),
+        le=datetime(9000, 1, 1, tzinfo=UTC),
+    ),
+]

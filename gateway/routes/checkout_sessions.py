@@ -1,0 +1,118 @@
+"""Starting a payment: a price in, a hosted page out."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from gateway.clock import utc
+from gateway.errors import MalformedRequest, RequestTooLarge, UnsupportedMediaType
+from gateway.http.body import describe, json_body
+from gateway.http.dependencies import ServicesDependency, scope, upstream_responses
+from gateway.http.schemas import CurrencyCode, Matches
+from gateway.money import decimals_of
+
+router = APIRouter(tags=["Checkout sessions"])
+
+Price = Annotated[
+    str,
+    Matches(r"[0-9]{1,12}(\.[0-9]{1,8})?", "decimal text such as 49.99, with at most 12 digits before the point"),
+    Field(
+        description="Decimal text above 0: at most 12 digits before the point, the currency's ISO 4217 decimals after.",
+        examples=["49.99"],
+    ),
+]
+OrderId = Annotated[
+    str,
+    Matches(r"[^|\x00-\x1f\x7f-\x9f]{1,255}", "1 to 255 characters, without | and control characters"),
+    Field(description="Your own reference. Without one, the session's id is used.", examples=["ORD-1"]),
+]
+MetadataName = Annotated[
+    str, Matches(r"[^\x00-\x1f\x7f-\x9f]{1,40}", "a name of 1 to 40 characters, without control characters")
+]
+MetadataValue = Annotated[str, Matches(r"[^\x00]{0,500}", "a text of at most 500 characters")]
+
+
+class CheckoutSessionRequest(BaseModel):
+    """What the customer is asked to pay."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"price": "49.99", "currency": "usd", "order_id": "ORD-1", "metadata": {"cart": "7"}}]
+        },
+    )
+
+    currency: CurrencyCode  # before the price, whose decimals depend on it
+    price: Price
+    order_id: OrderId | None = None
+    metadata: Annotated[
+        dict[MetadataName, MetadataValue],
+        Field(description="Your own notes, at most 20; kept here, never sent to QuantaPay.", max_length=20),
+    ] = {}
+
+    @field_validator("price")
+    @classmethod
+    def _payable_in_its_currency(cls, price: str, info: ValidationInfo) -> str:
+        if not price.strip("0."):
+            raise ValueError("The price must be above 0.")
+        currency = info.data.get("currency")
+        _, _, fraction = price.partition(".")
+        if currency is not None and len(fraction) > decimals_of(currency):
+            raise ValueError(f"At most {decimals_of(currency)} decimals are possible in this currency.")
+        return price
+
+
+class CheckoutSession(BaseModel):
+    """A payment under way: send the customer to `payment_url`."""
+
+    id: str = Field(examples=["cs_5f0c…"])
+    status: Literal["open"]
+    payment_url: str = Field(description="QuantaPay's hosted page.")
+    price: str = Field(examples=["49.99"])
+    currency: str = Field(examples=["usd"])
+    order_id: str = Field(examples=["ORD-1"])
+    metadata: dict[str, str]
+    created_at: datetime
+    transaction: None = Field(None, description="The payment, once there is one.")
+
+
+@router.post(
+    "/checkout-sessions",
+    summary="Create a checkout session",
+    status_code=201,
+    dependencies=scope("checkout-sessions:write"),
+    openapi_extra=describe(CheckoutSessionRequest),
+    responses={
+        **upstream_responses(MalformedRequest, RequestTooLarge, UnsupportedMediaType),
+        201: {"headers": {"Location": {"description": "Path of the session.", "schema": {"type": "string"}}}},
+    },
+)
+async def create_checkout_session(
+    response: Response,
+    services: ServicesDependency,
+    order: Annotated[CheckoutSessionRequest, Depends(json_body(CheckoutSessionRequest))],
+) -> CheckoutSession:
+    """Make a payment page for a price that this server's caller decided.
+
+    On an error, `outcome` says whether QuantaPay may have made a page. Trying again is right either way: a
+    page that was never answered was shown to nobody.
+    """
+    session_id = f"cs_{services.clock.token_hex(16)}"
+    order_id = order.order_id or session_id
+    created_at = utc(services.clock.time())
+    page = await services.quantapay.create_checkout_session(
+        price=order.price, currency=order.currency, order_id=order_id
+    )
+    response.headers["Location"] = f"{services.public_url}/checkout-sessions/{session_id}"
+    return CheckoutSession(
+        id=session_id,
+        status="open",
+        payment_url=page.payment_url,
+        price=order.price,
+        currency=order.currency,
+        order_id=order_id,
+        metadata=order.metadata,
+        created_at=created_at,
+    )

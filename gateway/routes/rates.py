@@ -1,0 +1,96 @@
+"""What a coin is worth, and which coins there are."""
+
+from decimal import Decimal
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.clock import utc
+from gateway.http.dependencies import ServicesDependency, scope, upstream_responses
+from gateway.http.schemas import Amount, CoinCode, CurrencyCode, Matches, RetrievedAt
+from gateway.money import value_in
+from gateway.quantapay.functions import GET_BALANCES, GET_EXCHANGE_RATES
+
+router = APIRouter(tags=["Rates"], dependencies=scope("rates:read"), responses=upstream_responses())
+
+
+class RateQuery(BaseModel):
+    """Which fiat currency the rate is in."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    currency: CurrencyCode
+
+
+class ConversionQuery(RateQuery):
+    """How much of the coin, in which currency."""
+
+    amount: Annotated[
+        str,
+        Matches(r"[0-9]{1,18}(\.[0-9]{1,18})?", "decimal text such as 0.5"),
+        Field(description="Amount of the coin, as decimal text.", examples=["0.5"]),
+    ]
+
+
+class ExchangeRate(BaseModel):
+    """The price of one coin."""
+
+    cryptocurrency: str = Field(examples=["btc"])
+    currency: str = Field(examples=["usd"])
+    rate: Annotated[Amount, Field(description="Fiat per one coin.", examples=["64850.25"])]
+    retrieved_at: RetrievedAt
+
+
+class FiatValue(ExchangeRate):
+    """An amount of a coin, in fiat."""
+
+    amount: str = Field(examples=["0.5"])
+    fiat_value: Annotated[Amount, Field(description="Amount × rate, rounded half up.", examples=["32425.13"])]
+
+
+class Cryptocurrencies(BaseModel):
+    """The coins that the account accepts."""
+
+    cryptocurrencies: list[str] = Field(examples=[["btc", "eth"]])
+    retrieved_at: RetrievedAt
+
+
+@router.get("/exchange-rates/{cryptocurrency}", summary="Retrieve an exchange rate")
+async def retrieve_exchange_rate(
+    cryptocurrency: CoinCode, query: Annotated[RateQuery, Query()], services: ServicesDependency
+) -> ExchangeRate:
+    """Return the price of one coin in a fiat currency."""
+    rate = await services.quantapay.call(
+        GET_EXCHANGE_RATES, {"cryptocurrency": cryptocurrency, "currency": query.currency}
+    )
+    return ExchangeRate(
+        cryptocurrency=cryptocurrency,
+        currency=query.currency,
+        rate=rate,
+        retrieved_at=utc(services.clock.time()),
+    )
+
+
+@router.get("/fiat-values/{cryptocurrency}", summary="Convert an amount of a coin to fiat")
+async def retrieve_fiat_value(
+    cryptocurrency: CoinCode, query: Annotated[ConversionQuery, Query()], services: ServicesDependency
+) -> FiatValue:
+    """Return amount × rate, rounded half up to the currency's ISO 4217 decimals.
+
+    Computed here from the exchange rate: QuantaPay's own function rounds to two decimals whatever the
+    currency (contract §6.8).
+    """
+    found = await retrieve_exchange_rate(cryptocurrency, query, services)
+    value = value_in(query.currency, amount=Decimal(query.amount), rate=Decimal(found.rate))
+    return FiatValue(**found.model_dump(), amount=query.amount, fiat_value=value)
+
+
+@router.get("/cryptocurrencies", summary="List cryptocurrencies")
+async def list_cryptocurrencies(services: ServicesDependency) -> Cryptocurrencies:
+    """Return the codes of the account's coins: those of its balances, as QuantaPay lists no others."""
+    found = await services.quantapay.call(GET_BALANCES)
+    return Cryptocurrencies(
+        cryptocurrencies=[row.cryptocurrency for row in found.balances],
+        retrieved_at=utc(services.clock.time()),
+    )

@@ -1,0 +1,111 @@
+"""The sandbox: a gateway, a QuantaPay simulator and a Valkey on loopback, with keys and commands to paste."""
+
+import asyncio
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+import yaml
+from pydantic import SecretStr
+
+from gateway.app import Gateway
+from gateway.clock import Clock, SystemClock
+from gateway.config import Scope
+from gateway.config.keys import new_secret_key, sha256_hex
+from gateway.process import run_alone
+from gateway.sandbox.simulator.options import SimulatorOptions
+from gateway.sandbox.simulator.serve import simulator_server
+from gateway.sandbox.welcome import Welcome, greet
+from gateway.server import bind
+from gateway.settings import Settings
+from gateway.store.embedded import EmbeddedValkey
+from gateway.store.redis import connect
+from gateway.telemetry import logs
+
+LOOPBACK = "127.0.0.1"
+_PORTS_TO_TRY = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Secrets:
+    """Made anew at each start; they open nothing but this sandbox."""
+
+    api_key: SecretStr
+    webhook_secret: SecretStr
+    orders_key: SecretStr
+
+    @classmethod
+    def fresh(cls, clock: Clock) -> "_Secrets":
+        return cls(SecretStr(clock.token_hex(16)), SecretStr(clock.token_hex(24)), new_secret_key(clock))
+
+
+def run_sandbox(*, port: int, ops_port: int, simulator_port: int) -> None:
+    """Run until Ctrl-C or SIGTERM. Raises `EmbeddedValkeyError`, or `OSError` if no port is free."""
+    clock = SystemClock()
+    public, ops, simulator = (_bind_near(wanted) for wanted in (port, ops_port, simulator_port))
+    with tempfile.TemporaryDirectory(prefix="quantapay-sandbox-") as folder:
+        home = Path(folder)
+        with EmbeddedValkey(home, durable=False) as valkey:
+            world = _run(home, valkey.url, public=public, ops=ops, simulator=simulator, clock=clock)
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(world)
+
+
+async def _run(
+    home: Path, redis_url: str, *, public: socket.socket, ops: socket.socket, simulator: socket.socket, clock: Clock
+) -> None:
+    secrets = _Secrets.fresh(clock)
+    simulator_port = simulator.getsockname()[1]
+    simulator.close()  # it was held so that nothing else took the port
+    options = SimulatorOptions(api_key=secrets.api_key, webhook_secret=secrets.webhook_secret)
+    async with simulator_server(options, host=LOOPBACK, port=simulator_port, clock=clock) as simulator_url:
+        settings = Settings(
+            quantapay_api_key=secrets.api_key,
+            quantapay_webhook_secret=secrets.webhook_secret,
+            quantapay_url=f"{simulator_url}/api.php",
+            quantapay_payment_hosts=(LOOPBACK,),
+            redis_url=SecretStr(redis_url),
+            config=_write_config(home, secrets),
+            drain_seconds=0,
+        )
+        logs.configure(level="info", json=False, secrets=settings.secrets().values())
+        greet(
+            Welcome(
+                gateway=_url(public),
+                ops=_url(ops),
+                simulator=simulator_url,
+                key=secrets.orders_key,
+                config=settings.config,
+            )
+        )
+        gateway = Gateway(settings, redis=connect(redis_url), clock=clock)
+        await run_alone(gateway, settings, public=public, ops=ops, clock=clock, embedded=True)
+
+
+def _write_config(home: Path, secrets: _Secrets) -> Path:
+    path = home / "gateway.yaml"
+    orders = {
+        "id": "orders",
+        "key_sha256": sha256_hex(secrets.orders_key.get_secret_value()),
+        "scopes": [str(scope) for scope in Scope],
+    }
+    document = {"clients": [orders], "functions": {"allow": ["get-fiat-value", "check-transactions"]}}
+    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def _bind_near(port: int) -> socket.socket:
+    """Take `port` or the first free one after it."""
+    for candidate in range(port, port + _PORTS_TO_TRY):
+        try:
+            return bind(LOOPBACK, candidate)
+        except OSError as error:
+            failure = error
+    raise failure
+
+
+def _url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()
+    return f"http://{host}:{port}"

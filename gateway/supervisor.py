@@ -1,0 +1,152 @@
+"""Several worker processes behind one public socket, and one operators' listener for all of them.
+
+The supervisor binds both sockets, starts the workers, starts one again that dies, passes signals on, and serves
+`/metrics` (summed over the workers' files) and `/status` (asked from each worker over a Unix socket). It answers
+no public request itself.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import structlog
+from prometheus_client import CollectorRegistry, multiprocess
+
+from gateway.clock import Clock
+from gateway.routes.ops import create_ops_app
+from gateway.server import Listener
+from gateway.telemetry import status
+
+log = structlog.get_logger()
+
+METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+"""Read by prometheus-client when it is imported, so a worker must be born with it."""
+
+_FIRST_RESTART, _SLOWEST_RESTART = 0.1, 5.0
+_ASK_SECONDS = 1.0
+_PR_SET_PDEATHSIG = 1
+
+
+class Supervisor:
+    """Keeps `count` workers alive until it is told to stop."""
+
+    def __init__(
+        self,
+        *,
+        count: int,
+        public: socket.socket,
+        ops: socket.socket,
+        environ: Mapping[str, str],
+        embedded_store: bool,
+        clock: Clock,
+    ) -> None:
+        self._count = count
+        self._public = public
+        self._ops = ops
+        self._environ = dict(environ)
+        self._embedded_store = embedded_store
+        self._clock = clock
+        self._processes: dict[int, asyncio.subprocess.Process] = {}
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT, and until every worker has finished what it had in flight."""
+        with tempfile.TemporaryDirectory(prefix="quantapay-gateway-") as folder:
+            self._runtime = Path(folder)
+            self._metrics = self._runtime / "metrics"
+            self._metrics.mkdir()
+            app = create_ops_app(registry=self._registry, status=self._status, clock=self._clock)
+            ops = Listener(app, self._ops, lifespan=False, grace=1)
+            serving = asyncio.ensure_future(ops.run_until_stopped())
+            self._pass_signals_on()
+            try:
+                await asyncio.gather(*(self._keep_alive(number) for number in range(self._count)))
+            finally:
+                ops.should_exit = True
+                await serving
+                log.info("stopped")
+
+    def _pass_signals_on(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._send, signal.SIGHUP)
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        self._public.close()
+        self._send(signal.SIGTERM)
+
+    def _send(self, number: signal.Signals) -> None:
+        for process in self._processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
+
+    async def _keep_alive(self, number: int) -> None:
+        pause = _FIRST_RESTART
+        while not self._stopping.is_set():
+            born = self._clock.monotonic()
+            process = await self._start(number)
+            self._processes[number] = process
+            if self._stopping.is_set():  # the signal came while it was being born
+                process.send_signal(signal.SIGTERM)
+            code = await process.wait()
+            del self._processes[number]
+            multiprocess.mark_process_dead(process.pid, path=str(self._metrics))  # type: ignore[no-untyped-call]
+            if self._stopping.is_set():
+                return
+            lived = self._clock.monotonic() - born
+            pause = _FIRST_RESTART if lived > _SLOWEST_RESTART else min(pause * 2, _SLOWEST_RESTART)
+            log.error("worker died", worker=number, exit_code=code, lived_seconds=round(lived), restart_in=pause)
+            await self._clock.sleep(pause)
+
+    async def _start(self, number: int) -> asyncio.subprocess.Process:
+        control = self._control_socket(number)
+        control.unlink(missing_ok=True)
+        fd = self._public.fileno()
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "gateway", "worker", "--public-fd", str(fd), "--control", str(control),
+            "--supervisor", str(os.getpid()),
+            env={**self._environ, METRICS_DIR: str(self._metrics)},
+            pass_fds=[fd],
+            start_new_session=True,  # a Ctrl-C reaches the supervisor alone, which passes on one signal
+        )  # fmt: skip
+
+    def _control_socket(self, number: int) -> Path:
+        return self._runtime / f"worker-{number}.sock"
+
+    def _registry(self) -> CollectorRegistry:
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry, path=str(self._metrics))  # type: ignore[no-untyped-call]
+        return registry
+
+    async def _status(self) -> dict[str, Any]:
+        answers = await asyncio.gather(*(self._ask(number) for number in range(self._count)))
+        workers = [answer for answer in answers if answer is not None]
+        return status.document(workers, expected=self._count, embedded_store=self._embedded_store)
+
+    async def _ask(self, number: int) -> status.Status | None:
+        transport = httpx.AsyncHTTPTransport(uds=str(self._control_socket(number)))
+        try:
+            async with httpx.AsyncClient(transport=transport, timeout=_ASK_SECONDS) as http:
+                answer = await http.get("http://worker/status")
+                return status.from_json(answer.json())
+        except (httpx.HTTPError, ValueError, TypeError):
+            return None
+
+
+def die_with(supervisor: int) -> None:
+    """Ask the kernel to end this worker when process `supervisor`, its parent, is gone, even by SIGKILL."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != supervisor:  # gone before we asked
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,106 @@
+"""Structured logs: one line a request, allow-listed fields, secrets taken out of everything.
+
+What a line says of a request is collected in one record (`annotate`) and written once, at its end. Bugs are
+logged by their type and frames alone: the text of an exception can hold whatever a caller sent (validation
+errors print inputs, JSON errors hold documents), so it never reaches a log.
+"""
+
+import logging
+import re
+import sys
+import traceback
+from collections.abc import Iterable, Mapping, MutableMapping
+from contextvars import ContextVar
+from typing import Any, TextIO
+
+import structlog
+from pydantic import SecretStr
+
+_record: ContextVar[dict[str, object] | None] = ContextVar("request_record", default=None)
+
+_TOKENS = re.compile(r"\b(qsk_|cst_|whsec_)[A-Za-z0-9_+/=-]{8,}")
+REDACTED = "[redacted]"
+
+
+def open_record() -> dict[str, object]:
+    """Start the record of the request that this task answers, and return it."""
+    record: dict[str, object] = {}
+    _record.set(record)
+    return record
+
+
+def annotate(**fields: object) -> None:
+    """Add fields to the line of the current request; outside one, do nothing."""
+    record = _record.get()
+    if record is not None:
+        record.update(fields)
+
+
+def frames_of(error: BaseException) -> list[str]:
+    """Return where an exception came from, as `module.py:line function`, innermost last; no texts, no locals."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return [f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {frame.name}" for frame in frames]
+
+
+class Redactor:
+    """Takes key-like tokens and the configured secrets out of every text of a line."""
+
+    def __init__(self, secrets: Iterable[SecretStr]) -> None:
+        # The longest first, as one may contain another.
+        self._secrets = sorted({secret.get_secret_value() for secret in secrets} - {""}, key=len, reverse=True)
+
+    def __call__(self, _logger: object, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        """Return the line with every text cleaned (a structlog processor)."""
+        return {name: self._clean(value) for name, value in event.items()}
+
+    def _clean(self, value: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, str):
+            for secret in self._secrets:
+                value = value.replace(secret, REDACTED)
+            return _TOKENS.sub(REDACTED, value)
+        if isinstance(value, (list, tuple)):
+            return [self._clean(item) for item in value]
+        if isinstance(value, dict):
+            return {self._clean(name): self._clean(item) for name, item in value.items()}
+        return value if isinstance(value, (int, float, bool, type(None))) else self._clean(str(value))
+
+
+def configure(*, level: str, json: bool, secrets: Iterable[SecretStr], stream: TextIO | None = None) -> None:
+    """Send our log lines, and warnings of the libraries we use, to `stream` (standard output) as one format."""
+    out = stream or sys.stdout
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer(sort_keys=False)
+        if json
+        else structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=12)
+    )
+    shared: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+    ]
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[*shared, Redactor(secrets), renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.PrintLoggerFactory(out),
+        cache_logger_on_first_use=False,
+    )
+    handler = _LibraryHandler()
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
+
+
+class _LibraryHandler(logging.Handler):
+    """Passes on what libraries log: who, where and what kind, never the formatted text (it may hold inputs)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log = structlog.get_logger()
+        error = record.exc_info[1] if record.exc_info else None
+        log.log(
+            record.levelno,
+            "library",
+            logger=record.name,
+            template=str(record.msg) if record.args else None,
+            where=f"{record.filename}:{record.lineno}",
+            error=type(error).__name__ if error else None,
+            frames=frames_of(error) if error else None,
+        )

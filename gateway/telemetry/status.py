@@ -1,0 +1,66 @@
+"""What one process knows of itself, and how several processes become one picture (`/status`)."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gateway import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One process: whether it serves, and how what it depends on behaves. Holds no secret and no address."""
+
+    phase: str
+    store_up: bool
+    processes_seen: int
+    """Gateway processes last seen in the store, over all replicas."""
+    clients: int
+    config_in_force_is_newest: bool
+    clock_skew_seconds: float | None
+    """QuantaPay's clock less ours at its last answer."""
+    last_upstream_outcomes: dict[str, str]
+    """Function → `ok` or the problem code of its last call."""
+
+
+def document(workers: Sequence[Status], *, expected: int, embedded_store: bool) -> dict[str, Any]:
+    """Merge the workers of a replica: of each thing, the worst.
+
+    `embedded_store`: the store is a Valkey of this replica's own, so there can be no second replica.
+    """
+    skews = [worker.clock_skew_seconds for worker in workers if worker.clock_skew_seconds is not None]
+    outcomes: dict[str, str] = {}
+    for worker in workers:
+        for function, outcome in worker.last_upstream_outcomes.items():
+            if outcomes.get(function, "ok") == "ok":
+                outcomes[function] = outcome
+    return {
+        "version": __version__,
+        "ready": bool(workers) and all(worker.phase == "ready" for worker in workers),
+        "workers": {
+            "expected": expected,
+            "answering": len(workers),
+            "phases": [worker.phase for worker in workers],
+        },
+        "store": {
+            "up": bool(workers) and all(worker.store_up for worker in workers),
+            "embedded": embedded_store,
+            "processes_seen": max((worker.processes_seen for worker in workers), default=0),
+        },
+        "upstream": {"last_outcomes": dict(sorted(outcomes.items()))},
+        "clock_skew_seconds": max(skews, key=abs, default=None),
+        "configuration": {
+            "clients": max((worker.clients for worker in workers), default=0),
+            "newest_in_force": bool(workers) and all(worker.config_in_force_is_newest for worker in workers),
+        },
+    }
+
+
+def to_json(status: Status) -> dict[str, Any]:
+    """Return what one worker tells its supervisor."""
+    return asdict(status)
+
+
+def from_json(document: dict[str, Any]) -> Status:
+    """Read what `to_json` wrote."""
+    return Status(**document)
