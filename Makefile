@@ -1,0 +1,38 @@
+# The commands that people use are the commands that CI runs. Each is a short script in scripts/.
+#
+# `make test STRICT=1` and `make run PYTHON=python3.12` work as they stand: make hands variables from its command
+# line on to the scripts.
+
+.DEFAULT_GOAL := help
+.PHONY: help run install test check format openapi lock clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  PYTHON=python3.12  another interpreter, 3.11 or newer      make run PYTHON=python3.12'
+	@echo '  STRICT=1           a test that would be skipped fails      make test STRICT=1'
+	@echo '  ARGS="…"           more arguments for run, test and lock   make test ARGS="-k signing --no-cov"'
+
+run: install  ## start the sandbox: gateway, QuantaPay simulator and Valkey, no account needed
+	.venv/bin/quantapay-gateway sandbox $(ARGS)
+
+install:  ## create .venv with everything in it
+	@scripts/install
+
+test: install  ## run the whole suite, with coverage
+	scripts/test $(ARGS)
+
+check: install  ## formatter, linter, types, import rules, dependencies, specification drift
+	scripts/check
+
+format: install  ## format the code and mend what the linter can
+	scripts/format
+
+openapi: install  ## write openapi/openapi.yaml from the code
+	scripts/openapi
+
+lock:  ## write the lock files from pyproject.toml; ARGS=--upgrade takes the newest versions
+	scripts/lock $(ARGS)
+
+clean:  ## remove .venv and everything else that these commands made
+	scripts/clean
