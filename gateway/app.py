@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +145,7 @@ class Gateway:
             app.include_router(resource.router)
         if self._settings.docs:
             app.include_router(operations.docs_router)
-        document = specification(app, _BODIES)
-        app.openapi = lambda: document  # type: ignore[method-assign]  # FastAPI's way to replace it
+        app.openapi = cache(partial(specification, app, _BODIES))  # type: ignore[method-assign]  # FastAPI's own way
         return app
 
     def ops_app(self, status: Callable[[], Awaitable[dict[str, Any]]]) -> Starlette:

@@ -1,11 +1,23 @@
 """Fixtures that every test may use."""
 
+import os
+
 import pytest
 
-pytest_plugins = ["tests.plugins.valkey"]
+pytest_plugins = ["tests.plugins.valkey", "tests.plugins.gateway"]
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     """Async tests run on asyncio, the loop that the gateway runs on."""
     return "asyncio"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    """With STRICT=1 nothing is skipped: a tool that is missing is a failure, as CI has them all."""
+    report = yield
+    if os.environ.get("STRICT") == "1" and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which STRICT=1 does not allow: {report.longrepr}"
+    return report

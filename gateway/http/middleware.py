@@ -144,7 +144,9 @@ class HeadAsGet:
         scope["method"] = "GET"
 
         async def send_without_body(message: Message) -> None:
-            if message["type"] == "http.response.body":
+            if message["type"] == "http.response.start":
+                scope["method"] = "HEAD"  # the server looks here too, to know that no body will come
+            else:
                 message = {**message, "body": b""}
             await send(message)
 

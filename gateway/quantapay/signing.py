@@ -6,9 +6,7 @@ import hmac
 from pydantic import SecretStr
 
 
-def checkout_signature(
-    secret: SecretStr, *, price: str, currency: str, order_id: str, timestamp: str | int
-) -> str:
+def checkout_signature(secret: SecretStr, *, price: str, currency: str, order_id: str, timestamp: str | int) -> str:
     """Return the HMAC-SHA256, in lower-case hex, of `price|currency|order_id|timestamp` in UTF-8.
 
     `secret` is the webhook secret key, `timestamp` Unix seconds. Every text must be exactly the one that is sent:

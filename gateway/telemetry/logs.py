@@ -71,11 +71,11 @@ def configure(*, level: str, json: bool, secrets: Iterable[SecretStr], stream: T
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer(sort_keys=False)
         if json
-        else structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=12)
+        else structlog.dev.ConsoleRenderer(colors=out.isatty(), sort_keys=False, pad_event_to=8)
     )
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(

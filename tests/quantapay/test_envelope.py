@@ -8,7 +8,7 @@ from email.utils import formatdate
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import (
@@ -29,6 +29,9 @@ from gateway.quantapay.envelope import (
     read_envelope,
     refused_text,
 )
+
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""On a fresh checkout the first text drawn waits for hypothesis to build its table of characters."""
 
 NOW = 1_700_000_000.0
 CANARY = "CanaryTextThatMustNotLeak"
@@ -105,9 +108,7 @@ def test_an_empty_error_code_beside_a_success_is_no_error(nothing):
     assert read({"success": True, "response": "x", "error_code": nothing}) == "x"
 
 
-@pytest.mark.parametrize(
-    "body", ["", " ", "null", "false", '"text"', "5", "[]", "{}", '{"response": 1}', "<html>"]
-)
+@pytest.mark.parametrize("body", ["", " ", "null", "false", '"text"', "5", "[]", "{}", '{"response": 1}', "<html>"])
 def test_what_holds_no_envelope_is_invalid(body):
     invalid(body)
 
@@ -127,9 +128,7 @@ def test_a_body_cut_off_anywhere_is_invalid():
 # Numbers
 
 
-@pytest.mark.parametrize(
-    "token", ["150.00", "0.1", "1.0e-5", "1E2", "-3.50", "0.000000000000000000010", "9.99e64"]
-)
+@pytest.mark.parametrize("token", ["150.00", "0.1", "1.0e-5", "1E2", "-3.50", "0.000000000000000000010", "9.99e64"])
 def test_a_number_with_a_point_or_an_exponent_is_the_decimal_of_its_digits(token):
     answer = read(f'{{"success":true,"response":{token}}}')
 
@@ -137,6 +136,7 @@ def test_a_number_with_a_point_or_an_exponent_is_the_decimal_of_its_digits(token
     assert answer.as_tuple() == Decimal(token).as_tuple()
 
 
+@patient
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value="-1e30", max_value="1e30", places=12))
 def test_every_decimal_keeps_every_digit(number):
     assert str(read(f'{{"success":true,"response":{number:f}}}')) == str(number)
@@ -377,9 +377,7 @@ def test_throttling_is_known_by_its_words_and_says_how_long_to_wait(text):
     assert refusal(error(message=text), UpstreamThrottled, headers=[("Retry-After", "7")]).retry_after == 7
 
 
-@pytest.mark.parametrize(
-    "text", ["Exchange rate unavailable", "No rates", "delimiter", "limit", "separate limits"]
-)
+@pytest.mark.parametrize("text", ["Exchange rate unavailable", "No rates", "delimiter", "limit", "separate limits"])
 def test_a_rate_or_a_limit_alone_is_no_throttling(text):
     refusal(error(message=text), UpstreamRejected)
 
@@ -524,9 +522,7 @@ def test_retry_after_is_seconds_or_a_date_held_to_an_hour(value, seconds):
     assert refusal("", UpstreamThrottled, status=429, headers=headers).retry_after == seconds
 
 
-@pytest.mark.parametrize(
-    ("encoding", "readable"), [("identity", True), ("", True), ("gzip", False), ("br", False)]
-)
+@pytest.mark.parametrize(("encoding", "readable"), [("identity", True), ("", True), ("gzip", False), ("br", False)])
 def test_only_an_unpacked_body_is_read(encoding, readable):
     body = {"success": True, "response": "x"}
 
@@ -566,6 +562,7 @@ def chain(fault):
         fault = fault.__cause__ or fault.__context__
 
 
+@patient
 @given(
     st.binary(max_size=300) | ENVELOPES.map(lambda value: json.dumps(value).encode()),
     STATUSES,
@@ -588,6 +585,7 @@ NOISE = st.text(st.characters(exclude_characters="[", exclude_categories=["Cs"])
 RESPONSES = JSON.filter(lambda value: not isinstance(value, (dict, list)))
 
 
+@patient
 @given(NOISE, RESPONSES | st.dictionaries(st.sampled_from("abc"), JSON), NOISE, st.booleans())
 def test_every_envelope_comes_whole_out_of_the_noise_around_it(before, response, after, ascii_only):
     envelope = json.dumps({"success": True, "response": response}, ensure_ascii=ascii_only)
