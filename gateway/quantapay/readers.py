@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from gateway.errors import UpstreamInvalidResponse
-from gateway.quantapay.envelope import JsonValue, refused_text
+from gateway.quantapay.envelope import JsonValue, looks_like_error_text, refused_text
 from gateway.quantapay.models import (
     Balance,
     Balances,
@@ -34,7 +34,9 @@ _STATUSES: dict[str, TransactionStatus] = {
 
 
 def as_is(value: JsonValue) -> JsonValue:
-    """Return the answer untouched, for functions that the table does not know."""
+    """Return the answer untouched, for functions that the table does not know; a text may be a refusal."""
+    if isinstance(value, str) and looks_like_error_text(value):
+        raise refused_text(value)
     return value
 
 
