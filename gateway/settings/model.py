@@ -46,7 +46,7 @@ def _state_directory() -> Path:
 
 _API_KEY = Takes("a key of printable ASCII characters, without blanks around it", "your-api-key")
 _WEBHOOK_SECRET = Takes("a secret without control characters and blanks around it", "your-webhook-secret-key")
-_HOST = Takes("an IP address or a host name, without scheme and port", "0.0.0.0")  # noqa: S104
+_HOST = Takes("an IP address or a host name, without scheme and port", "0.0.0.0")  # noqa: S104 # nosec B104
 _PORT = "a port number from 1 to 65535, or 0 for any free port"
 _COUNT = Takes("a whole number from 1 to 1000", "2")
 

@@ -4,6 +4,7 @@ A URL holds a password, and the parsers of the standard library quote what they 
 the URL, a part of it, or an exception that does as its cause or context.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
@@ -75,8 +76,11 @@ def _wrong(reason: str) -> ValueError:
 
 
 def _split(text: str) -> SplitResult | None:
+    """Split a URL; the list of hosts is kept from `urlsplit`, which before Python 3.11.4 chokes on `a,[::1]`."""
+    scheme, separator, rest = text.partition("://")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
     try:
-        return urlsplit(text)
+        return urlsplit(f"{scheme}{separator}{rest.removeprefix(authority)}")._replace(netloc=authority)
     except ValueError:
         return None
 
@@ -104,9 +108,9 @@ def _hosts(scheme: str, text: str) -> tuple[tuple[str, int], ...]:
 
 
 def _host(item: str, default_port: int) -> tuple[str, int]:
-    parts = _split(f"//{item}")
     try:
-        host, port = (parts.hostname, parts.port) if parts is not None else (None, None)
+        parts = urlsplit(f"//{item}")
+        host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
     if not host:

@@ -85,9 +85,7 @@ def test_what_is_no_number_is_no_rate(answer):
         readers.exchange_rate(answer)
 
 
-@pytest.mark.parametrize(
-    "answer", [{}, {"payment_url": None}, {"payment_url": ""}, {"payment_url": ["x"]}, [], None]
-)
+@pytest.mark.parametrize("answer", [{}, {"payment_url": None}, {"payment_url": ""}, {"payment_url": ["x"]}, [], None])
 def test_a_session_without_a_page_is_invalid(answer):
     with pytest.raises(UpstreamInvalidResponse):
         readers.checkout_page(answer)
