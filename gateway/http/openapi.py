@@ -18,6 +18,7 @@ Amounts are decimal texts, never floating-point numbers. Times are RFC 3339 in U
 """
 
 _FASTAPI_SHAPES = ("HTTPValidationError", "ValidationError")
+_FASTAPI_ERROR = {"schema": {"$ref": "#/components/schemas/HTTPValidationError"}}
 
 
 def specification(app: FastAPI, bodies: list[type[BaseModel]]) -> dict[str, Any]:
@@ -43,6 +44,11 @@ def specification(app: FastAPI, bodies: list[type[BaseModel]]) -> dict[str, Any]
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )
     schemas.update(extra["$defs"])
+    for item in document["paths"].values():
+        for operation in item.values():
+            # Declared by FastAPI for every route with parameters; those that can refuse one declare our own.
+            if operation["responses"].get("422", {}).get("content", {}).get("application/json") == _FASTAPI_ERROR:
+                del operation["responses"]["422"]
     for shape in _FASTAPI_SHAPES:
         schemas.pop(shape, None)
     document["components"]["schemas"] = dict(sorted(schemas.items()))

@@ -17,7 +17,10 @@ router = APIRouter(tags=["Checkout sessions"])
 
 Price = Annotated[
     str,
-    Matches(r"[0-9]{1,12}(\.[0-9]{1,8})?", "decimal text such as 49.99, with at most 12 digits before the point"),
+    Matches(
+        r"(?=.*[1-9])[0-9]{1,12}(\.[0-9]{1,8})?",
+        "decimal text above 0, such as 49.99, with at most 12 digits before the point",
+    ),
     Field(
         description="Decimal text above 0: at most 12 digits before the point, the currency's ISO 4217 decimals after.",
         examples=["49.99"],
@@ -55,8 +58,6 @@ class CheckoutSessionRequest(BaseModel):
     @field_validator("price")
     @classmethod
     def _payable_in_its_currency(cls, price: str, info: ValidationInfo) -> str:
-        if not price.strip("0."):
-            raise ValueError("The price must be above 0.")
         currency = info.data.get("currency")
         _, _, fraction = price.partition(".")
         if currency is not None and len(fraction) > decimals_of(currency):

@@ -78,9 +78,9 @@ async def retrieve_fiat_value(
 ) -> FiatValue:
     """Return amount × rate, rounded half up to the currency's ISO 4217 decimals.
 
-    Computed here from the exchange rate: QuantaPay's own function rounds to two decimals whatever the
-    currency (contract §6.8).
+    Computed here from the exchange rate, exactly.
     """
+    # QuantaPay's own function rounds to two decimals whatever the currency (contract §6.8).
     found = await retrieve_exchange_rate(cryptocurrency, query, services)
     value = value_in(query.currency, amount=Decimal(query.amount), rate=Decimal(found.rate))
     return FiatValue(**found.model_dump(), amount=query.amount, fiat_value=value)

@@ -188,9 +188,7 @@ class EmbeddedValkey:
             if not self.alive:
                 raise EmbeddedValkeyError(f"Valkey ended at once; see {self.log_file}")
             if time.monotonic() > deadline:
-                raise EmbeddedValkeyError(
-                    f"Valkey did not answer within {START_SECONDS:.0f} s; see {self.log_file}"
-                )
+                raise EmbeddedValkeyError(f"Valkey did not answer within {START_SECONDS:.0f} s; see {self.log_file}")
             time.sleep(0.01)
 
     def _answers(self) -> bool:

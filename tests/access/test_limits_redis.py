@@ -332,7 +332,7 @@ async def timed(limiter: RedisLimiter, wanted: Limit) -> Decision:
 
 async def back_on_redis(limiter: RedisLimiter, wanted: Limit) -> None:
     async with asyncio.timeout(5):
-        while (await limiter.take([wanted])).store != "redis":  # noqa: ASYNC110
+        while (await limiter.take([wanted])).store != "redis":
             await asyncio.sleep(0.01)
 
 

@@ -451,6 +451,15 @@ async def test_a_header_with_a_line_break_is_an_error_of_httpxs_and_injects_noth
     assert server.requests == []
 
 
+async def test_a_method_that_is_none_is_an_error_of_httpxs_and_injects_nothing(serve, connect):
+    server = await serve(sending(OK))
+
+    with pytest.raises(httpx.TransportError):
+        await (await connect()).request("GET / HTTP/1.1\r\nX-B: 2\r\n\r\nGET", server.url)
+
+    assert server.requests == []
+
+
 # Errors: after sending began
 
 

@@ -30,7 +30,7 @@ class HeldClock(SystemClock):
         self._wake.set()
         self._wake = asyncio.Event()
         async with asyncio.timeout(5):
-            while len(self.asked) == before:  # noqa: ASYNC110
+            while len(self.asked) == before:
                 await asyncio.sleep(0.001)
 
 
