@@ -1,7 +1,6 @@
 """The `quantapay-gateway` program. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration."""
 
 import asyncio
-import json
 import os
 import socket
 import sys
@@ -20,6 +19,7 @@ from gateway import __version__
 from gateway.app import Gateway
 from gateway.clock import SystemClock
 from gateway.config import check, config_path, load_config
+from gateway.config.fields import ID
 from gateway.config.keys import new_publishable_key, new_secret_key, sha256_hex
 from gateway.errors import GatewayError
 from gateway.process import run_alone, run_worker
@@ -177,6 +177,8 @@ def keys_new(
       quantapay-gateway keys new --client orders
       quantapay-gateway keys new --client storefront --publishable
     """
+    if not ID.fullmatch(client):
+        raise typer.BadParameter("expected lower-case letters, digits and hyphens", param_hint="--client")
     clock = SystemClock()
     if publishable:
         key = new_publishable_key(clock)
@@ -189,7 +191,7 @@ def keys_new(
     typer.echo(
         "\nFor gateway.yaml, which holds only the hash:\n" if not publishable else "\nFor gateway.yaml:\n", err=True
     )
-    typer.echo(f"clients:\n  - id: {json.dumps(client) if ' ' in client else client}\n    {line}")
+    typer.echo(f"clients:\n  - id: {client}\n    {line}")
 
 
 @config.command("check")

@@ -21,7 +21,7 @@ from gateway.telemetry.metrics import Metrics
 
 MICROSECONDS = 1_000_000
 MOST_LOCAL_KEYS = 100_000
-"""About 20 MB; beyond, the keys unused for longest are forgotten."""
+"""About 30 MB; beyond, the keys unused for longest are forgotten."""
 
 
 @dataclass(frozen=True, slots=True)

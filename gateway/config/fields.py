@@ -33,7 +33,7 @@ WEBHOOK_SECRET_BYTES = range(24, 65)
 """Random bytes that a subscriber's secret stands for (Standard Webhooks: 24 to 64)."""
 
 _CURRENCY = re.compile(r"[A-Za-z0-9_-]{2,20}")
-_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _FUNCTION = re.compile(r"[a-z0-9-]{1,64}")
 _CREATE = "create-checkout-session"
 
@@ -146,7 +146,7 @@ _NETWORK_SCHEMA = {"type": "string", "pattern": r"^[0-9a-fA-F:.]+(/[0-9]{1,3})?$
 _ORIGIN_SCHEMA = {"type": "string", "pattern": r"^https?://[^/*@?#A-Z\s]+$"}
 _URL_SCHEMA = {"type": "string", "pattern": r"^https?://[^@#\s]+$"}
 
-Id = Annotated[str, Shaped(_ID, "1 to 63 lower-case letters, digits and hyphens, not beginning with a hyphen")]
+Id = Annotated[str, Shaped(ID, "1 to 63 lower-case letters, digits and hyphens, not beginning with a hyphen")]
 KeyHash = Annotated[str, Shaped(SHA256_HEX, "a SHA-256 as 64 lower-case hex digits, as `keys new` prints it")]
 PublishableKey = Annotated[str, Shaped(PUBLISHABLE_KEY, "qpk_ and 43 letters, digits, - or _, as `keys new` prints it")]
 Origin = Annotated[str, AfterValidator(_origin), WithJsonSchema(_ORIGIN_SCHEMA)]

@@ -1,0 +1,159 @@
+"""The program from outside: help with examples, exit codes, faults by name, and no secret printed."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import SecretStr
+
+from gateway import __version__
+from gateway.config import load_config
+from gateway.config.keys import sha256_hex
+from gateway.sandbox.simulator import SimulatorOptions, running_simulator
+
+KEY, SECRET = "CANARY-api-key", "CANARY-webhook-secret"
+GOOD = {"QUANTAPAY_API_KEY": KEY, "QUANTAPAY_WEBHOOK_SECRET": SECRET, "GATEWAY_REDIS_URL": "redis://127.0.0.1:1"}
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Runs the program in an empty folder, with no variables of ours but those given."""
+
+    def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        inherited = {name: text for name, text in os.environ.items() if not name.startswith(("GATEWAY_", "QUANTAPAY_"))}
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway", *arguments],
+            env={**inherited, "COLUMNS": "120", **environ},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        assert "CANARY" not in done.stdout + done.stderr
+        return done
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "command", [["serve"], ["sandbox"], ["simulator"], ["openapi"], ["keys", "new"], ["config", "check"]]
+)
+def test_every_command_has_help_with_examples(program, command):
+    done = program(*command, "--help")
+    assert done.returncode == 0
+    assert "Example" in done.stdout
+    assert f"quantapay-gateway {' '.join(command)}" in done.stdout
+
+
+def test_the_version_is_printed(program):
+    assert program("--version").stdout.strip() == __version__
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["serve", "--nonsense"], ["keys", "new"], ["simulator", "--port", "x"]]
+)
+def test_wrong_usage_is_2(program, arguments):
+    assert program(*arguments).returncode == 2
+
+
+def test_a_new_secret_key_is_shown_once_and_only_its_hash_goes_into_the_file(program, tmp_path):
+    done = program("keys", "new", "--client", "orders")
+    key, _, lines = done.stdout.partition("\n")
+    assert key.startswith("qsk_")
+    assert key not in lines
+    document = yaml.safe_load(lines)
+    assert document == {"clients": [{"id": "orders", "key_sha256": sha256_hex(key)}]}
+    document["clients"][0]["scopes"] = ["balances:read"]
+    path = tmp_path / "gateway.yaml"
+    path.write_text(yaml.safe_dump(document))
+    assert load_config(path, environ={}, secrets_dir=None, settings_secrets={}).clients[0].id == "orders"
+
+
+def test_a_publishable_key_stands_in_the_file_itself(program):
+    key, _, lines = program("keys", "new", "--client", "shop", "--publishable").stdout.partition("\n")
+    assert key.startswith("qpk_")
+    assert yaml.safe_load(lines) == {"clients": [{"id": "shop", "publishable_key": key}]}
+
+
+def test_a_client_id_that_could_not_be_one_is_refused(program):
+    done = program("keys", "new", "--client", "Not An Id")
+    assert done.returncode == 2
+    assert "client" in done.stderr
+
+
+def test_a_good_configuration_is_good(program):
+    done = program("config", "check", **GOOD)
+    assert (done.returncode, done.stdout) == (0, "The configuration is good.\n")
+
+
+def test_every_fault_of_both_parts_is_named_at_once(program, tmp_path):
+    (tmp_path / "gateway.yaml").write_text("clients:\n  - {id: CANARY!, key_sha256: x, scopes: [all]}\n")
+    bad = {"QUANTAPAY_URL": "http://CANARY.example", "GATEWAY_PORT": "tcp://CANARY:80", "GATEWAY_PRT": "1"}
+    done = program("config", "check", **{**GOOD, **bad, "QUANTAPAY_API_KEY": ""})
+    assert done.returncode == 2
+    for where in ("QUANTAPAY_API_KEY", "QUANTAPAY_URL", "GATEWAY_PORT", "enableServiceLinks", "GATEWAY_PRT"):
+        assert where in done.stderr
+    for where in ("clients[0].id", "clients[0].key_sha256", "clients[0].scopes[0]"):
+        assert where in done.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_serve_names_what_is_missing_or_wrong(program, tmp_path, workers):
+    done = program("serve")
+    assert done.returncode == 2
+    for name in ("QUANTAPAY_API_KEY", "QUANTAPAY_WEBHOOK_SECRET", "GATEWAY_REDIS_URL"):
+        assert name in done.stderr
+    (tmp_path / "gateway.yaml").write_text("clients: nonsense\n")
+    ports = {"GATEWAY_PORT": "0", "GATEWAY_OPS_PORT": "0", "GATEWAY_WORKERS": workers}
+    done = program("serve", **GOOD, **ports)
+    assert done.returncode == 2
+    assert "clients" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "other"), [("GATEWAY_PORT", "GATEWAY_OPS_PORT"), ("GATEWAY_OPS_PORT", "GATEWAY_PORT")]
+)
+def test_a_taken_port_is_named_with_its_variable(program, variable, other):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = program("serve", **{**GOOD, variable: port, other: "0"})
+        assert (done.returncode, port in done.stderr, variable in done.stderr) == (1, True, True)
+        done = program("simulator", "--port", port)
+        assert (done.returncode, "--port" in done.stderr) == (1, True)
+
+
+def test_the_probe_calls_quantapay_once_and_compares_clocks(program):
+    options = SimulatorOptions(api_key=SecretStr(KEY), webhook_secret=SecretStr(SECRET))
+    with running_simulator(options) as url:
+        environ = {**GOOD, "QUANTAPAY_URL": f"{url}/api.php"}
+        done = program("config", "check", "--probe", **environ)
+        assert done.returncode == 0
+        assert "accepts the key" in done.stdout
+        assert "clock" in done.stdout
+        done = program("config", "check", "--probe", **{**environ, "QUANTAPAY_API_KEY": "CANARY-wrong"})
+        assert done.returncode == 1
+        assert "upstream-credentials-rejected" in done.stderr
+    done = program("config", "check", "--probe", **environ)
+    assert done.returncode == 1
+    assert "upstream-unavailable" in done.stderr
+
+
+def test_the_specification_printed_is_the_one_committed(program):
+    committed = Path(__file__).parents[1] / "openapi" / "openapi.yaml"
+    assert program("openapi").stdout == committed.read_text(encoding="utf-8")
+
+
+def test_an_embedded_valkey_that_is_in_use_is_said(program, tmp_path):
+    from gateway.store.embedded import EmbeddedValkey
+
+    with EmbeddedValkey(tmp_path, durable=False):
+        environ = {"GATEWAY_REDIS_URL": "embedded", "GATEWAY_DATA_DIR": str(tmp_path)}
+        done = program("serve", **{**GOOD, **environ, "GATEWAY_PORT": "0", "GATEWAY_OPS_PORT": "0"})
+    assert done.returncode == 1
+    assert "GATEWAY_DATA_DIR" in done.stderr
