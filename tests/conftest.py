@@ -2,9 +2,14 @@
 
 import os
 
+import hypothesis
 import pytest
 
-pytest_plugins = ["tests.plugins.valkey", "tests.plugins.gateway"]
+# The machine is shared: how long an example takes is no property of the code.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
+
+pytest_plugins = ["tests.plugins.valkey", "tests.plugins.gateway", "tests.plugins.processes"]
 
 
 @pytest.fixture
