@@ -1,0 +1,55 @@
+"""Docs and code say the same."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gateway.http.problems import PROBLEM_TYPES
+from gateway.settings import variables
+from gateway.telemetry import reference
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_metrics_page_is_current():
+    assert (ROOT / reference.PAGE).read_text(encoding="utf-8") == reference.render(), (
+        "run: python -m gateway.telemetry.reference"
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_operation_is_in_the_readme():
+    specification = yaml.safe_load((ROOT / "openapi" / "openapi.yaml").read_text(encoding="utf-8"))
+    for path, item in specification["paths"].items():
+        for method in item:
+            assert f"`{method.upper()} {path}`" in README
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_variable_and_make_target_named_exists(page):
+    text = page.read_text(encoding="utf-8")
+    known = {variable.name for variable in variables()}
+    for name in re.findall(r"\b(?:QUANTAPAY|GATEWAY)_[A-Z_]*[A-Z]\b", text):
+        assert name in known or any(other.startswith(f"{name}_") for other in known), name
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z]+)", text)) <= targets
+
+
+def test_every_problem_code_in_the_readme_exists():
+    for code in re.findall(r"`((?:upstream|storage|rate|validation)-[a-z-]+)`", README):
+        assert code in PROBLEM_TYPES
+
+
+def test_every_decision_is_in_the_index():
+    index = (ROOT / "docs" / "adr" / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs" / "adr").glob("0*.md"):
+        assert page.name in index
