@@ -122,9 +122,11 @@ def worker(
 
 @app.command()
 def sandbox(
-    port: Annotated[int, typer.Option(help="Port of the gateway; the next free one if it is taken.")] = 8080,
-    ops_port: Annotated[int, typer.Option(help="Port for metrics and status.")] = 9464,
-    simulator_port: Annotated[int, typer.Option(help="Port of the QuantaPay simulator.")] = 8090,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the gateway; the next free one if it is taken.")
+    ] = 8080,
+    ops_port: Annotated[int, typer.Option(min=0, max=65535, help="Port for metrics and status.")] = 9464,
+    simulator_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the QuantaPay simulator.")] = 8090,
 ) -> None:
     """Run everything on this machine: gateway, QuantaPay simulator, Valkey. Needs no key and no account.
 
@@ -143,7 +145,7 @@ def sandbox(
 
 @app.command()
 def simulator(
-    port: Annotated[int, typer.Option(help="Port to listen on, on loopback.")] = 8090,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on, on loopback.")] = 8090,
     api_key: Annotated[str, typer.Option(help="The API key to accept.")] = "simulated-api-key",
     webhook_secret: Annotated[str, typer.Option(help="The webhook secret.")] = "simulated-webhook-secret",  # noqa: S107
 ) -> None:

@@ -33,7 +33,8 @@ def test_it_serves_logs_and_ends_cleanly(start_gateway, workers):
     status = gateway.status()
     assert status["ready"] is True
     assert status["workers"]["answering"] == int(workers)
-    assert status["store"] == {"up": True, "embedded": False, "processes_seen": int(workers)}
+    assert (status["store"]["up"], status["store"]["embedded"]) == (True, False)
+    assert status["store"]["processes_seen"] >= int(workers)  # the suite's own gateway may be another
     gateway.send(signal.SIGTERM)
     assert gateway.process.wait(10) == 0
     requests = [line for line in gateway.lines() if line["event"] == "request"]
