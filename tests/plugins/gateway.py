@@ -223,6 +223,7 @@ def _session_gateway(settings_of, log_lines: Lines) -> Iterator[Outside]:
 
 
 @pytest.fixture
-def gateway(_session_gateway: Outside, simulator: Simulator, valkey) -> Outside:
-    """The session's gateway, its QuantaPay and its Valkey empty."""
+def gateway(_session_gateway: Outside, simulator: Simulator, valkey, log_lines: Lines) -> Outside:
+    """The session's gateway, its QuantaPay and its Valkey empty; its log goes to `log_lines`, whatever others did."""
+    logs.configure(level="debug", json=True, secrets=[], stream=log_lines)
     return _session_gateway
