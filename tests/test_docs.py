@@ -41,11 +41,13 @@ def test_every_variable_and_make_target_named_exists(page):
     for name in re.findall(r"\b(?:QUANTAPAY|GATEWAY)_[A-Z_]*[A-Z]\b", text):
         assert name in known or any(other.startswith(f"{name}_") for other in known), name
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(re.findall(r"`make ([a-z]+)", text)) <= targets
+    assert set(re.findall(r"(?:`|^)make ([a-z]+)", text, re.MULTILINE)) <= targets
 
 
 def test_every_problem_code_in_the_readme_exists():
-    for code in re.findall(r"`((?:upstream|storage|rate|validation)-[a-z-]+)`", README):
+    codes = [*re.findall(r"\b[45][0-9]{2} `([a-z-]+)`", README), *re.findall(r"/problems/([a-z-]+)", README)]
+    assert codes
+    for code in codes:
         assert code in PROBLEM_TYPES
 
 
