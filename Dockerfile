@@ -10,8 +10,8 @@ WORKDIR /src
 # Dependencies first: this layer changes only with the locks. The virtual environment that is shipped has no pip.
 COPY requirements.lock requirements-build.lock ./
 RUN python -m venv --without-pip /opt/gateway \
-    && pip --python /opt/gateway/bin/python install --require-hashes -r requirements.lock \
-    && pip install --require-hashes -r requirements-build.lock
+    && pip --python /opt/gateway/bin/python install --require-hashes --no-deps -r requirements.lock \
+    && pip install --require-hashes --no-deps -r requirements-build.lock
 
 COPY pyproject.toml README.md LICENSE ./
 COPY gateway gateway

@@ -184,16 +184,16 @@ def keys_new(
     clock = SystemClock()
     if publishable:
         key = new_publishable_key(clock)
-        line = f"publishable_key: {key}"
+        lines = f'publishable_key: {key}\n    origins: ["https://shop.example"]\n    scopes: [rates:read]'
     else:
         key = new_secret_key(clock).get_secret_value()
-        line = f"key_sha256: {sha256_hex(key)}"
+        lines = f"key_sha256: {sha256_hex(key)}\n    scopes: [balances:read]"
         typer.echo("The key, shown this once. Give it to the client, keep it nowhere else:\n", err=True)
     typer.echo(key)
     typer.echo(
         "\nFor gateway.yaml, which holds only the hash:\n" if not publishable else "\nFor gateway.yaml:\n", err=True
     )
-    typer.echo(f"clients:\n  - id: {client}\n    {line}")
+    typer.echo(f"clients:\n  - id: {client}\n    {lines}")
 
 
 @config.command("check")
@@ -287,7 +287,7 @@ def _configure_logs(settings: Settings) -> None:
 
 
 async def _probe(settings: Settings) -> None:
-    gateway = _gateway(settings, settings.redis_url or SecretStr("redis://localhost"))
+    gateway = _gateway(settings, SecretStr("redis://localhost"))  # never connected: a probe needs no store
     quantapay = gateway.services.quantapay
     try:
         await quantapay.call(GET_CREDIT_BALANCE)

@@ -279,3 +279,11 @@ def test_the_oldest_python_of_the_metadata_is_the_one_that_install_and_the_image
     assert "(3, 11)" in (ROOT / "scripts" / "install").read_text()
     assert "--python-version 3.11" in (ROOT / "scripts" / "lock").read_text()
     assert dict(dockerfile())["ARG"].startswith("PYTHON=3.11-")
+
+
+@pytest.mark.parametrize("name", ["scripts/install", "Dockerfile", "README.md"])
+def test_a_lock_is_installed_as_it_is_and_not_resolved_again(name: str) -> None:
+    """A release of coverage once broke every install: pip took it for `coverage[toml]` and found no hash for it."""
+    commands = [line for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if "--require-hashes" in line]
+    assert commands
+    assert all("--no-deps" in command for command in commands)
