@@ -1,7 +1,9 @@
 """The `quantapay-gateway` program. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration."""
 
 import asyncio
+import errno
 import os
+import signal
 import socket
 import sys
 from collections.abc import Coroutine, Iterator
@@ -79,8 +81,8 @@ def serve() -> None:
     """
     settings = _settings()
     _configure_logs(settings)
-    public = _bound(settings.host, settings.port, "GATEWAY_PORT")
-    ops = _bound(settings.ops_host, settings.ops_port, "GATEWAY_OPS_PORT")
+    public = _bound(settings.host, settings.port, "GATEWAY")
+    ops = _bound(settings.ops_host, settings.ops_port, "GATEWAY_OPS")
     with _store_of(settings) as (url, embedded):
         if settings.workers == 1:
             clock = SystemClock()
@@ -156,13 +158,23 @@ def simulator(
       quantapay-gateway simulator --port 8090
       curl -s http://127.0.0.1:8090/api.php -d function=get-balances -d api-key=simulated-api-key
     """
-    from gateway.sandbox.simulator.options import SimulatorOptions  # noqa: PLC0415 - production never loads it
-    from gateway.sandbox.simulator.serve import serve_simulator  # noqa: PLC0415
+    from gateway.sandbox.simulator import SimulatorOptions, simulator_server  # noqa: PLC0415 - as above
 
-    simulated = SimulatorOptions(api_key=SecretStr(api_key), webhook_secret=SecretStr(webhook_secret))
-    typer.echo(f"QuantaPay simulator on http://127.0.0.1:{port}/api.php (scenarios: /simulator/scenarios)")
     try:
-        _run(serve_simulator(simulated, "127.0.0.1", port))
+        simulated = SimulatorOptions(api_key=SecretStr(api_key), webhook_secret=SecretStr(webhook_secret))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+    async def simulate() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        async with simulator_server(simulated, port=port) as url:
+            typer.echo(f"QuantaPay simulator on {url}/api.php (scenarios: {url}/simulator/scenarios)")
+            await stop.wait()
+
+    try:
+        _run(simulate())
     except OSError as error:
         _fail(f"port {port}: {error.strerror}; choose another with --port", code=FAILED)
 
@@ -184,16 +196,16 @@ def keys_new(
     clock = SystemClock()
     if publishable:
         key = new_publishable_key(clock)
-        lines = f'publishable_key: {key}\n    origins: ["https://shop.example"]\n    scopes: [rates:read]'
+        entry = {"publishable_key": key, "origins": ["https://shop.example"], "scopes": ["rates:read"]}
     else:
         key = new_secret_key(clock).get_secret_value()
-        lines = f"key_sha256: {sha256_hex(key)}\n    scopes: [balances:read]"
+        entry = {"key_sha256": sha256_hex(key), "scopes": ["balances:read"]}
         typer.echo("The key, shown this once. Give it to the client, keep it nowhere else:\n", err=True)
     typer.echo(key)
     typer.echo(
         "\nFor gateway.yaml, which holds only the hash:\n" if not publishable else "\nFor gateway.yaml:\n", err=True
     )
-    typer.echo(f"clients:\n  - id: {client}\n    {lines}")
+    typer.echo(yaml.safe_dump({"clients": [{"id": client, **entry}]}, sort_keys=False))
 
 
 @config.command("check")
@@ -273,11 +285,12 @@ def _store_of(settings: Settings) -> Iterator[tuple[SecretStr, bool]]:
         valkey.stop()
 
 
-def _bound(host: str, port: int, variable: str) -> socket.socket:
+def _bound(host: str, port: int, listener: str) -> socket.socket:
     try:
         return bind(host, port)
     except OSError as error:
-        _fail(f"cannot listen on {host}:{port}: {error.strerror}; choose another with {variable}", code=FAILED)
+        wrong = "PORT" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "HOST"
+        _fail(f"cannot listen on {host}:{port}: {error.strerror}; choose another with {listener}_{wrong}", code=FAILED)
 
 
 def _configure_logs(settings: Settings) -> None:

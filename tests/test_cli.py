@@ -129,6 +129,33 @@ def test_a_taken_port_is_named_with_its_variable(program, variable, other):
         assert (done.returncode, "--port" in done.stderr) == (1, True)
 
 
+def test_a_host_that_is_not_ours_is_named_with_its_variable(program):
+    done = program("serve", **GOOD, GATEWAY_HOST="192.0.2.1", GATEWAY_PORT="0", GATEWAY_OPS_PORT="0")
+    assert (done.returncode, "GATEWAY_HOST" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--api-key", ""], ["--api-key", "0"], ["--webhook-secret", ""], ["--port", "65536"]]
+)
+def test_a_simulator_that_could_not_work_is_wrong_usage(program, arguments):
+    assert program("simulator", *arguments).returncode == 2
+
+
+@pytest.mark.parametrize("client", ["true", "null", "no", "123", "0x1f", "1e3"])
+def test_an_id_that_yaml_would_take_for_something_else_stays_a_text(program, tmp_path, client):
+    _, _, lines = program("keys", "new", "--client", client).stdout.partition("\n")
+    (tmp_path / "gateway.yaml").write_text(lines)
+    assert program("config", "check", **GOOD).returncode == 0
+
+
+def test_the_simulator_ends_cleanly_when_asked(tmp_path):
+    command = [sys.executable, "-m", "gateway", "simulator", "--port", "0"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert "QuantaPay simulator on http://127.0.0.1:" in process.stdout.readline()
+        process.terminate()
+        assert process.wait(10) == 0
+
+
 def test_the_probe_calls_quantapay_once_and_compares_clocks(program):
     options = SimulatorOptions(api_key=SecretStr(KEY), webhook_secret=SecretStr(SECRET))
     with running_simulator(options) as url:

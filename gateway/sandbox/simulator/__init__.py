@@ -5,6 +5,6 @@
 
 from gateway.sandbox.simulator.app import create_simulator
 from gateway.sandbox.simulator.options import SimulatorOptions
-from gateway.sandbox.simulator.serve import running_simulator, serve_simulator, simulator_server
+from gateway.sandbox.simulator.serve import running_simulator, simulator_server
 
-__all__ = ["SimulatorOptions", "create_simulator", "running_simulator", "serve_simulator", "simulator_server"]
+__all__ = ["SimulatorOptions", "create_simulator", "running_simulator", "simulator_server"]

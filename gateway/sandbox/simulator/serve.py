@@ -64,12 +64,6 @@ async def simulator_server(
                 await server.shutdown(sockets=[listener])
 
 
-async def serve_simulator(options: SimulatorOptions, host: str, port: int, *, clock: Clock | None = None) -> None:
-    """Run a simulator until the task is cancelled."""
-    async with simulator_server(options, host=host, port=port, clock=clock):
-        await asyncio.Event().wait()
-
-
 @contextmanager
 def running_simulator(
     options: SimulatorOptions, *, host: str = LOOPBACK, port: int = 0, clock: Clock | None = None

@@ -1,6 +1,5 @@
 """The simulator on real sockets: starting, stopping, and breaking connections."""
 
-import asyncio
 import socket
 import time
 from contextlib import suppress
@@ -8,7 +7,7 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from gateway.sandbox.simulator import running_simulator, serve_simulator, simulator_server
+from gateway.sandbox.simulator import running_simulator, simulator_server
 
 FIELDS = {"function": "get-balances", "api-key": "sim-key"}
 FORM = b"function=get-balances&api-key=sim-key"
@@ -148,20 +147,3 @@ async def test_without_a_real_socket_a_broken_connection_is_an_exception(client,
 async def test_it_runs_on_the_callers_loop_too(options):
     async with simulator_server(options()) as base_url, httpx.AsyncClient() as http:
         assert (await http.post(f"{base_url}/api.php", data=FIELDS)).json()["success"] is True
-
-
-async def test_serving_ends_when_its_task_is_cancelled(options):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    serving = asyncio.create_task(serve_simulator(options(), "127.0.0.1", port))
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
-        while True:
-            with suppress(httpx.ConnectError):
-                assert (await http.post("/api.php", data=FIELDS)).status_code == 200
-                break
-            await asyncio.sleep(0.01)
-        serving.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await serving
-        with pytest.raises(httpx.HTTPError):
-            await http.post("/api.php", data=FIELDS)
