@@ -28,7 +28,8 @@ def test_it_serves_logs_and_ends_cleanly(start_gateway, workers):
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: gateway.get("/balances").status_code, range(40)))
     assert set(answers) == {200}
-    assert gateway.total('gateway_http_requests_total{method="GET",route="/balances"') == 40
+    counted = 'gateway_http_requests_total{method="GET",route="/balances"'
+    until(lambda: gateway.total(counted) == 40, "all are counted")
     assert not [line for line in gateway.samples("") if "pid=" in line]
     status = gateway.status()
     assert status["ready"] is True
@@ -47,13 +48,14 @@ def test_a_worker_that_is_killed_is_replaced_and_its_counts_stay(start_gateway):
     for _ in range(10):
         gateway.get("/balances")
     counted = 'gateway_http_requests_total{method="GET",route="/balances"'
+    until(lambda: gateway.total(counted) == 10, "all are counted")
     victim = gateway.children()[0]
     os.kill(victim, signal.SIGKILL)
     until(lambda: victim not in gateway.children(), "the worker is gone")
     assert gateway.total(counted) == 10
     until(lambda: gateway.status()["workers"]["phases"] == ["ready", "ready"], "there are two workers again")
     assert gateway.get("/balances").status_code == 200
-    assert gateway.total(counted) == 11
+    until(lambda: gateway.total(counted) == 11, "the next is counted too")
     assert any(line["event"] == "worker died" for line in gateway.lines())
 
 

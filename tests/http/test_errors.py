@@ -7,6 +7,7 @@ import pytest
 
 from gateway.errors import GatewayError, problem_types
 from gateway.http.problems import PROBLEM_TYPES
+from tests.plugins.processes import until
 
 REQUIRED = {"type", "title", "status", "detail", "code", "request_id"}
 OPTIONAL = {"errors", "retry_after", "outcome", "upstream_code"}
@@ -101,6 +102,7 @@ def test_a_head_leaves_its_connection_usable(gateway):
 
 def test_a_head_is_logged_and_counted_as_one(gateway, log_lines):
     gateway.http.head("/livez", headers={"X-Request-Id": "head-1"})
+    until(lambda: "head-1" in log_lines.getvalue(), "the line is written, after the answer")
     line = next(line for line in log_lines.getvalue().splitlines() if "head-1" in line)
     assert '"method": "HEAD"' in line
     assert gateway.metric("gateway_http_requests_total", route="/livez", method="HEAD", status="200") >= 1

@@ -10,6 +10,7 @@ import structlog
 from pydantic import SecretStr
 
 from gateway.telemetry import logs
+from tests.plugins.processes import until
 
 
 @pytest.fixture
@@ -94,6 +95,7 @@ async def test_a_record_collects_what_happens_inside_a_request():
 
 def test_one_line_a_request_with_all_that_operators_ask(gateway, log_lines):
     gateway.http.get("/transactions/7", headers={"X-Request-Id": "line-1"})
+    until(lambda: '"line-1"' in log_lines.getvalue(), "the line is written, after the answer")
     [line] = [json.loads(text) for text in log_lines.getvalue().splitlines() if '"line-1"' in text]
     assert {name: line[name] for name in ("event", "level", "method", "route", "status", "client", "code")} == {
         "event": "request",
