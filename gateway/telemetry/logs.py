@@ -81,7 +81,8 @@ def configure(*, level: str, json: bool, secrets: Iterable[SecretStr], stream: T
     structlog.configure(
         processors=[*shared, Redactor(secrets), renderer],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        # A line and its end in one write: workers share the stream, and `print` would let another line in between.
+        logger_factory=structlog.WriteLoggerFactory(out),
         cache_logger_on_first_use=False,
     )
     handler = _LibraryHandler()

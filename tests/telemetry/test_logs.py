@@ -61,6 +61,25 @@ def test_what_a_library_logs_is_told_by_place_and_kind_not_by_text(lines):
     assert "s3cret input" not in json.dumps([first, second])
 
 
+def test_a_line_is_one_write_so_that_lines_of_several_workers_stay_apart():
+    """Two workers once wrote `{…}{…}` and two line ends, which no reader of JSON lines takes."""
+    before, handlers = structlog.get_config(), logging.getLogger().handlers[:]
+    writes = []
+
+    class Stream(io.StringIO):
+        def write(self, text):
+            writes.append(text)
+            return len(text)
+
+    logs.configure(level="info", json=True, secrets=[], stream=Stream())
+    structlog.get_logger().info("a")
+    structlog.get_logger().info("b")
+    logging.captureWarnings(False)
+    logging.getLogger().handlers[:] = handlers
+    structlog.configure(**before)
+    assert [text.count("\n") for text in writes] == [1, 1]
+
+
 def test_warnings_become_lines(lines):
     with warnings.catch_warnings():
         warnings.simplefilter("always")
