@@ -79,12 +79,18 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, self._send, signal.SIGHUP)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     def _stop(self) -> None:
         self._stopping.set()
         self._public.close()
         self._send(signal.SIGTERM)
+
+    def _reload(self) -> None:
+        for number, process in self._processes.items():
+            # A worker that has no control socket yet does not handle the signal yet, and will read the file anyway.
+            if self._control_socket(number).exists():
+                process.send_signal(signal.SIGHUP)
 
     def _send(self, number: signal.Signals) -> None:
         for process in self._processes.values():

@@ -8,12 +8,15 @@ second document are refused, and so is a file too large or too deeply nested to 
 import re
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
 from gateway.config.paths import Path, name_of, text_of
 from gateway.settings import ConfigFault, ConfigurationError
+
+Plain: TypeAlias = Any
+"""What a YAML file holds before it is validated. As a recursive type it would need a cast at every step down."""
 
 MOST_BYTES = 1_048_576
 MOST_LEVELS = 16
@@ -33,7 +36,7 @@ _SYNTAX_HINTS = {
 class Document:
     """The values of a file, where each stands, and what is wrong with the text itself."""
 
-    data: Any
+    data: Plain
     """Mappings, lists, texts, whole numbers, `Decimal`, booleans and None."""
     lines: dict[Path, int]
     """The line, from 1, of every key and item."""
@@ -53,14 +56,14 @@ class _Refused(yaml.MarkedYAMLError):
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the plain scalars of YAML 1.2 and without aliases and tags."""
 
-    yaml_implicit_resolvers = {}  # noqa: RUF012  # how PyYAML keeps a loader's own resolvers
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - how PyYAML keeps a loader's own resolvers
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401 - PyYAML's own signature
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML has no types here
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise _Refused(problem="anchors and aliases are not supported", problem_mark=event.start_mark)
         if event.tag is not None and event.tag != "!":
@@ -132,7 +135,7 @@ def _syntax_fault(error: yaml.YAMLError, text: str) -> ConfigFault:
     return ConfigFault(WHOLE_FILE, problem, line=line)
 
 
-def _value(node: yaml.Node | None, path: Path, document: Document) -> Any:  # noqa: ANN401
+def _value(node: yaml.Node | None, path: Path, document: Document) -> Plain:
     """Turn a node into a value, noting lines and faults in `document` on the way."""
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, path, document)
@@ -163,7 +166,7 @@ def _mapping(node: yaml.MappingNode, path: Path, document: Document) -> dict[str
     return values
 
 
-def _scalar(node: yaml.Node) -> Any:  # noqa: ANN401
+def _scalar(node: yaml.Node) -> Plain:
     text = str(node.value)
     if node.tag == _BOOLEAN:
         return text.lower() == "true"

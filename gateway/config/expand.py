@@ -6,11 +6,10 @@ Because only parsed values are replaced, nothing in a variable can change the st
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
-from typing import Any
 
 from pydantic import SecretStr
 
-from gateway.config.document import Document
+from gateway.config.document import Document, Plain
 from gateway.config.paths import Path, text_of
 from gateway.settings import ConfigFault
 from gateway.settings.load import PREFIXES, read_secret_file
@@ -22,13 +21,13 @@ _REFERENCE = re.compile(r"\$\{(?P<file>file:)?(?P<name>[A-Za-z0-9_][A-Za-z0-9_.-
 _EXAMPLE = "${STOREFRONT_QUOTE_SECRET} or ${file:storefront-quote-secret}"
 
 
-def secret_places(data: Any) -> Iterator[tuple[Path, Any]]:  # noqa: ANN401
+def secret_places(data: Plain) -> Iterator[tuple[Path, Plain]]:
     """Yield every place of a parsed file that may hold a secret, with what is there."""
     for name, key in SECRET_KEYS:
         yield from places(data, name, key)
 
 
-def places(data: Any, name: str, key: str) -> Iterator[tuple[Path, Any]]:  # noqa: ANN401
+def places(data: Plain, name: str, key: str) -> Iterator[tuple[Path, Plain]]:
     """Yield the values, one or several, under `key` of each item of the list `name`; pass over other shapes."""
     items = data.get(name) if isinstance(data, dict) else None
     for index, item in enumerate(items if isinstance(items, list) else []):
@@ -74,13 +73,13 @@ def _look_up(value: str, environ: Mapping[str, str], secrets_dir: FilePath | Non
     return (text, None) if text else (None, "the file that it refers to in the secrets directory is absent or empty")
 
 
-def _put(data: Any, path: Path, value: SecretStr | None) -> None:  # noqa: ANN401
+def _put(data: Plain, path: Path, value: SecretStr | None) -> None:
     for part in path[:-1]:
         data = data[part]
     data[path[-1]] = value
 
 
-def _stray_references(value: Any, path: Path) -> Iterator[Path]:  # noqa: ANN401
+def _stray_references(value: Plain, path: Path) -> Iterator[Path]:
     if isinstance(value, str) and "${" in value:
         yield path
     elif isinstance(value, dict):

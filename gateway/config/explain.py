@@ -2,12 +2,11 @@
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway.config.document import WHOLE_FILE, Document
+from gateway.config.document import WHOLE_FILE, Document, Plain
 from gateway.config.model import (
     PUBLISHABLE_KIND,
     SECRET_KIND,
@@ -68,7 +67,7 @@ def explain(error: ValidationError, document: Document) -> Iterator[ConfigFault]
         )
 
 
-def _path(loc: tuple[int | str, ...], data: Any) -> Path:  # noqa: ANN401
+def _path(loc: tuple[int | str, ...], data: Plain) -> Path:
     """Turn pydantic's location into a place in the file: without the tags and marks that it adds."""
     path: list[str | int] = []
     for part in loc:

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from gateway.clock import Clock
 
-SECRET_KEY_PREFIX = "qsk_"  # noqa: S105  # the public beginning of every secret key
+SECRET_KEY_PREFIX = "qsk_"  # noqa: S105 - the public beginning of every secret key
 PUBLISHABLE_KEY_PREFIX = "qpk_"
 RANDOM_BYTES = 32
 

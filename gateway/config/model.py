@@ -6,7 +6,7 @@ The classes check one value at a time. What concerns several (unique ids, differ
 
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -137,7 +137,7 @@ SECRET_KIND, PUBLISHABLE_KIND = "(secret key)", "(publishable key)"
 """The tags of the two kinds of client; not texts that could be keys of a mapping."""
 
 
-def _kind(value: Any) -> str:  # noqa: ANN401
+def _kind(value: object) -> str:
     """Tell which kind of client is meant, also from one that is wrong, so that its faults are named rightly."""
     if not isinstance(value, dict):
         return PUBLISHABLE_KIND if isinstance(value, PublishableKeyClient) else SECRET_KIND

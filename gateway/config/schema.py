@@ -11,7 +11,7 @@ from gateway.quota import Quota
 class _Generator(GenerateJsonSchema):
     """pydantic's generator, with the defaults of quotas as the file writes them."""
 
-    def encode_default(self, dft: Any) -> Any:  # noqa: ANN401
+    def encode_default(self, dft: Any) -> Any:  # noqa: ANN401 - pydantic's own signature
         return str(dft) if isinstance(dft, Quota) else super().encode_default(dft)
 
 

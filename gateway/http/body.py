@@ -37,13 +37,13 @@ def json_body(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
     return read
 
 
-def describe(model: type[BaseModel], **examples: Any) -> dict[str, Any]:  # noqa: ANN401
+def describe(model: type[BaseModel]) -> dict[str, Any]:
     """Declare a body for the specification (`openapi_extra`), as `json_body` hides it from FastAPI."""
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": schema, "examples": examples}},
+            "content": {"application/json": {"schema": schema}},
         }
     }
 

@@ -124,7 +124,7 @@ class CatchBugs:
             await self._app(scope, receive, watch)
         except Exception as error:
             request_id = scope.get("state", {}).get("request_id")
-            log.error("bug", request_id=request_id, error=type(error).__name__, frames=frames_of(error))  # noqa: TRY400
+            log.error("bug", request_id=request_id, error=type(error).__name__, frames=frames_of(error))  # noqa: TRY400 - the text stays out
             if not started:
                 answer = self._problems.response(InternalError(), Request(scope))
                 await answer(scope, receive, send)

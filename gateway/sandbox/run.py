@@ -60,7 +60,7 @@ async def _run(
     simulator_port = simulator.getsockname()[1]
     simulator.close()  # it was held so that nothing else took the port
     options = SimulatorOptions(api_key=secrets.api_key, webhook_secret=secrets.webhook_secret)
-    async with simulator_server(options, host=LOOPBACK, port=simulator_port, clock=clock) as simulator_url:
+    async with simulator_server(options, port=simulator_port, clock=clock) as simulator_url:
         settings = Settings(
             quantapay_api_key=secrets.api_key,
             quantapay_webhook_secret=secrets.webhook_secret,

@@ -30,14 +30,14 @@ class _BreakableProtocol(HttpToolsProtocol):
 
 @asynccontextmanager
 async def simulator_server(
-    options: SimulatorOptions, *, host: str = LOOPBACK, port: int = 0, clock: Clock | None = None
+    options: SimulatorOptions, *, port: int = 0, clock: Clock | None = None
 ) -> AsyncIterator[str]:
-    """Run a simulator on the current event loop and yield its base URL, without a final slash; port 0: a free one.
+    """Run a simulator on loopback and the current event loop, and yield its base URL without a final slash.
 
+    Port 0 is any free one.
     Connections still open at the end are cut. Signals are left to the caller. `OSError` if the port is taken.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family) as listener:
+    with socket.create_server((LOOPBACK, port)) as listener:
         config = uvicorn.Config(
             create_simulator(options, clock or SystemClock()),
             http=_BreakableProtocol,
@@ -55,7 +55,7 @@ async def simulator_server(
         await server.startup(sockets=[listener])
         ticking = asyncio.create_task(server.main_loop())
         try:
-            yield _base_url(listener)
+            yield f"http://{LOOPBACK}:{listener.getsockname()[1]}"
         finally:
             ticking.cancel()
             for connection in list(server.server_state.connections):
@@ -65,15 +65,8 @@ async def simulator_server(
 
 
 @contextmanager
-def running_simulator(
-    options: SimulatorOptions, *, host: str = LOOPBACK, port: int = 0, clock: Clock | None = None
-) -> Iterator[str]:
+def running_simulator(options: SimulatorOptions, *, port: int = 0, clock: Clock | None = None) -> Iterator[str]:
     """Run a simulator in a thread with an event loop of its own and yield its base URL, without a final slash."""
-    server = simulator_server(options, host=host, port=port, clock=clock)
+    server = simulator_server(options, port=port, clock=clock)
     with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(server) as base_url:
         yield base_url
-
-
-def _base_url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"

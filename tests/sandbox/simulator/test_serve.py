@@ -85,15 +85,6 @@ def test_two_simulators_share_nothing(options, simulator):
         assert httpx.post(f"{simulator}/api.php", data=FIELDS).status_code == 200
 
 
-def test_ipv6_has_brackets_in_its_url(options):
-    try:
-        with running_simulator(options(), host="::1") as base_url:
-            assert base_url.startswith("http://[::1]:")
-            assert httpx.post(f"{base_url}/api.php", data=FIELDS).json()["success"] is True
-    except OSError:
-        pytest.skip("no IPv6 on this machine")
-
-
 def test_close_ends_the_connection_without_a_byte(simulator):
     turn_on(simulator, "close")
     assert raw_call(simulator) == b""

@@ -1,0 +1,60 @@
+"""What the commands share: settings or a refusal, an event loop, and the two ways to end badly."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, NoReturn
+
+import typer
+import uvloop
+from pydantic import SecretStr
+from rich.console import Console
+
+from gateway.app import Gateway
+from gateway.server import StartFailed
+from gateway.settings import ConfigFault, ConfigurationError, Settings, load_settings, read_variables
+from gateway.settings.load import SECRETS_DIRECTORY
+from gateway.store.redis import connect
+
+FAILED, MISUSED = 1, 2
+
+
+def settings_or_refuse() -> Settings:
+    """Return the settings of this process, or end with 2 and every fault of them."""
+    try:
+        return load_settings()
+    except ConfigurationError as error:
+        refuse(error.faults)
+
+
+def gateway_or_refuse(settings: Settings, url: SecretStr) -> Gateway:
+    """Return a gateway on the Redis at `url`, or end with 2 and every fault of gateway.yaml."""
+    try:
+        return Gateway(settings, redis=connect(url), environ=read_variables(), secrets_dir=SECRETS_DIRECTORY)
+    except ConfigurationError as error:
+        refuse(error.faults)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end; Ctrl-C is a normal end."""
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(work)
+    except KeyboardInterrupt:
+        pass
+    except StartFailed:
+        fail("the gateway could not start; the log says why")
+
+
+def refuse(faults: Sequence[ConfigFault]) -> NoReturn:
+    """End with 2 and a line a fault."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(f"[bold red]The configuration has {len(faults)} fault{'s' if len(faults) > 1 else ''}:[/]")
+    for fault in faults:
+        console.print(f"  - {fault}", markup=False)
+    raise typer.Exit(MISUSED)
+
+
+def fail(message: str) -> NoReturn:
+    """End with 1 and one line that says what to do."""
+    typer.echo(f"quantapay-gateway: {message}", err=True)
+    raise typer.Exit(FAILED)

@@ -1,0 +1,122 @@
+"""`serve`: the gateway itself, as one process or as a supervisor with workers."""
+
+import errno
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+
+from gateway.cli.common import MISUSED, fail, gateway_or_refuse, refuse, run, settings_or_refuse
+from gateway.clock import SystemClock
+from gateway.config import config_path, load_config
+from gateway.process import run_alone, run_worker
+from gateway.server import bind
+from gateway.settings import ConfigurationError, Settings, read_variables
+from gateway.settings.load import SECRETS_DIRECTORY
+from gateway.settings.model import EMBEDDED
+from gateway.store.embedded import EmbeddedValkey, EmbeddedValkeyError
+from gateway.supervisor import Supervisor, die_with
+from gateway.telemetry import logs
+
+
+def serve() -> None:
+    """Run the gateway, from environment variables and gateway.yaml.
+
+    \b
+    Examples:
+      quantapay-gateway serve
+      GATEWAY_REDIS_URL=embedded GATEWAY_WORKERS=2 quantapay-gateway serve
+    """
+    settings = settings_or_refuse()
+    _configure_logs(settings)
+    public = _bound(settings.host, settings.port, "GATEWAY")
+    ops = _bound(settings.ops_host, settings.ops_port, "GATEWAY_OPS")
+    with _store_of(settings) as (url, embedded):
+        if settings.workers == 1:
+            clock = SystemClock()
+            gateway = gateway_or_refuse(settings, url)
+            run(run_alone(gateway, settings, public=public, ops=ops, clock=clock, embedded=embedded))
+        else:
+            _check_file(settings)
+            supervisor = Supervisor(
+                count=settings.workers,
+                public=public,
+                ops=ops,
+                environ={**os.environ, "GATEWAY_REDIS_URL": url.get_secret_value()},
+                embedded_store=embedded,
+                clock=SystemClock(),
+            )
+            run(supervisor.run())
+
+
+def worker(
+    public_fd: Annotated[int, typer.Option()],
+    control: Annotated[Path, typer.Option()],
+    supervisor: Annotated[int, typer.Option()],
+) -> None:
+    """Serve as one of several workers; `serve` starts these."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be obeyed; the file is about to be read anyway
+    die_with(supervisor)
+    settings = settings_or_refuse()
+    _configure_logs(settings)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(control))
+    listener.listen()
+    listener.setblocking(False)
+    if settings.redis_url is None:
+        raise typer.Exit(MISUSED)
+    gateway = gateway_or_refuse(settings, settings.redis_url)
+    public = socket.socket(fileno=public_fd)
+    run(run_worker(gateway, settings, public=public, control=listener, clock=SystemClock()))
+
+
+def _check_file(settings: Settings) -> None:
+    try:
+        load_config(
+            config_path(settings),
+            environ=read_variables(),
+            secrets_dir=SECRETS_DIRECTORY,
+            settings_secrets=settings.secrets(),
+        )
+    except ConfigurationError as error:
+        refuse(error.faults)
+
+
+@contextmanager
+def _store_of(settings: Settings) -> Iterator[tuple[SecretStr, bool]]:
+    """Yield where Redis is, and whether it is a Valkey of our own, which then lives as long as this block."""
+    url = settings.redis_url or SecretStr("")
+    if url.get_secret_value() != EMBEDDED:
+        yield url, False
+        return
+    try:
+        valkey = EmbeddedValkey(settings.data_dir)
+        valkey.start()
+    except EmbeddedValkeyError as error:
+        fail(str(error))
+    try:
+        typer.echo("Using an embedded Valkey: for one replica only.", err=True)
+        yield SecretStr(valkey.url), True
+    finally:
+        valkey.stop()
+
+
+def _bound(host: str, port: int, listener: str) -> socket.socket:
+    try:
+        return bind(host, port)
+    except OSError as error:
+        wrong = "PORT" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "HOST"
+        fail(f"cannot listen on {host}:{port}: {error.strerror}; choose another with {listener}_{wrong}")
+
+
+def _configure_logs(settings: Settings) -> None:
+    json_lines = settings.log_format != "console" if settings.log_format else not sys.stdout.isatty()
+    secrets = [*settings.secrets().values(), *([settings.redis_url] if settings.redis_url else [])]
+    logs.configure(level=settings.log_level, json=json_lines, secrets=secrets)
