@@ -19,14 +19,21 @@ _LAST_WORDS = 1.0
 
 
 async def run_alone(
-    gateway: Gateway, settings: Settings, *, public: socket.socket, ops: socket.socket, clock: Clock, embedded: bool
+    gateway: Gateway,
+    settings: Settings,
+    *,
+    public: socket.socket,
+    ops: socket.socket,
+    clock: Clock,
+    embedded: bool,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve as the only process of this replica; raise `StartFailed` if it cannot."""
 
     async def whole_status() -> dict[str, Any]:
         return status.document([gateway.status()], expected=1, embedded_store=embedded)
 
-    await _run(gateway, settings, public=public, ops=ops, clock=clock, ops_status=whole_status)
+    await _run(gateway, settings, public=public, ops=ops, clock=clock, ops_status=whole_status, on_ready=on_ready)
 
 
 async def run_worker(
@@ -48,6 +55,7 @@ async def _run(
     ops: socket.socket,
     clock: Clock,
     ops_status: Callable[[], Awaitable[dict[str, Any]]],
+    on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     for fault in settings.warnings:
         log.warning("configuration", fault=str(fault))
@@ -58,4 +66,5 @@ async def _run(
         clock=clock,
         on_drain=gateway.drain,
         on_reload=gateway.config.reload,
+        on_ready=on_ready,
     )

@@ -89,6 +89,7 @@ async def serve(
     clock: Clock,
     on_drain: Callable[[], None],
     on_reload: Callable[[], None],
+    on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until a signal asks to stop, then stop in the order above; raise `StartFailed`."""
     loop = asyncio.get_running_loop()
@@ -99,6 +100,7 @@ async def serve(
 
     serving = [asyncio.ensure_future(listener.run_until_stopped()) for listener in (public, ops)]
     stop = asyncio.ensure_future(stops.get())
+    announcing = asyncio.ensure_future(_once_started(public, on_ready))
     try:
         await asyncio.wait([stop, *serving], return_when=asyncio.FIRST_COMPLETED)
         if stop.done():
@@ -107,6 +109,7 @@ async def serve(
             await _pause(drain_seconds, clock, unless=stops)
     finally:
         stop.cancel()
+        announcing.cancel()
         public.should_exit = True
         await asyncio.wait(serving[:1])
         ops.should_exit = True
@@ -116,6 +119,12 @@ async def serve(
         log.info("stopped")
     for listener in serving:
         listener.result()
+
+
+async def _once_started(listener: Listener, action: Callable[[], None]) -> None:
+    while not listener.started:  # noqa: ASYNC110 - uvicorn has a flag to look at, and no event
+        await asyncio.sleep(0.01)
+    action()
 
 
 async def _pause(seconds: float, clock: Clock, *, unless: asyncio.Queue[signal.Signals]) -> None:

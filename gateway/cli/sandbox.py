@@ -29,6 +29,8 @@ def sandbox(
 
     try:
         run_sandbox(port=port, ops_port=ops_port, simulator_port=simulator_port)
+    except KeyboardInterrupt:
+        pass  # stopped before it was up
     except (EmbeddedValkeyError, OSError) as error:
         fail(str(error))
 

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -153,10 +154,13 @@ def responses(*errors: type[GatewayError]) -> dict[int | str, dict[str, Any]]:
     return by_status
 
 
+def _marked_up(text: str) -> str:
+    return re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(text))
+
+
 def explanation(error: type[GatewayError]) -> str:
     """Write the page behind a problem's `type` link."""
-    title, code, remedy = (html.escape(text) for text in (error.title, error.code, error.remedy))
-    summary = html.escape((error.__doc__ or "").strip())
+    title, code, remedy, summary = map(_marked_up, (error.title, error.code, error.remedy, error.__doc__ or ""))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{code}</title><style>body{{font:1.1rem/1.6 system-ui,sans-serif;max-width:40rem;margin:4rem auto;"

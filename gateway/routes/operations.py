@@ -1,6 +1,7 @@
 """For load balancers and people: is it alive, is it ready, what does it offer, what does an error mean."""
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from typing import Annotated, Literal
 
@@ -79,8 +80,7 @@ async def openapi_json(request: Request) -> Response:
 @docs_router.get("/docs")
 async def docs() -> HTMLResponse:
     """Return Swagger UI, its assets served from here."""
-    page = files("gateway.http").joinpath("docs/index.html").read_text("utf-8")
-    return HTMLResponse(page, headers=_DOCS_HEADERS)
+    return HTMLResponse(_read("gateway.http", "docs/index.html"), headers=_DOCS_HEADERS)
 
 
 @docs_router.get("/docs/{asset}")
@@ -91,5 +91,10 @@ async def docs_asset(asset: str) -> Response:
         raise NotFound
     package, media_type = known
     folder = "static" if package == "fastapi_offline" else "docs"
-    content = files(package).joinpath(folder, asset).read_bytes()
-    return Response(content, media_type=media_type, headers=_DAY)
+    return Response(_read(package, f"{folder}/{asset}"), media_type=media_type, headers=_DAY)
+
+
+@cache
+def _read(package: str, path: str) -> bytes:
+    """Read a file of a package, once: anyone may ask for these, and often."""
+    return files(package).joinpath(path).read_bytes()

@@ -1,6 +1,7 @@
 """The sandbox: a gateway, a QuantaPay simulator and a Valkey on loopback, with keys and commands to paste."""
 
 import asyncio
+import signal
 import socket
 import tempfile
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ class _Secrets:
 
 def run_sandbox(*, port: int, ops_port: int, simulator_port: int) -> None:
     """Run until Ctrl-C or SIGTERM. Raises `EmbeddedValkeyError`, or `OSError` if no port is free."""
+    # Until the listeners handle it, SIGTERM ends this like Ctrl-C, so that an early stop cleans up too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     clock = SystemClock()
     public, ops, simulator = (_bind_near(wanted) for wanted in (port, ops_port, simulator_port))
     with tempfile.TemporaryDirectory(prefix="quantapay-sandbox-") as folder:
@@ -71,17 +74,22 @@ async def _run(
             drain_seconds=0,
         )
         logs.configure(level="info", json=False, secrets=settings.secrets().values())
-        greet(
-            Welcome(
-                gateway=_url(public),
-                ops=_url(ops),
-                simulator=simulator_url,
-                key=secrets.orders_key,
-                config=settings.config,
-            )
+        welcome = Welcome(
+            gateway=_url(public),
+            ops=_url(ops),
+            simulator=simulator_url,
+            key=secrets.orders_key,
+            config=settings.config,
         )
-        gateway = Gateway(settings, redis=connect(redis_url), clock=clock)
-        await run_alone(gateway, settings, public=public, ops=ops, clock=clock, embedded=True)
+        await run_alone(
+            Gateway(settings, redis=connect(redis_url), clock=clock),
+            settings,
+            public=public,
+            ops=ops,
+            clock=clock,
+            embedded=True,
+            on_ready=lambda: greet(welcome),
+        )
 
 
 def _write_config(home: Path, secrets: _Secrets) -> Path:

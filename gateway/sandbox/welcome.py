@@ -1,5 +1,6 @@
 """What the sandbox says when it is up: where everything is, and commands that work when pasted."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,20 +24,26 @@ class Welcome:
 
 def commands(welcome: Welcome) -> list[tuple[str, str]]:
     """Return what to try, in order: a line of explanation, a line for the shell."""
-    api = welcome.gateway
+    api, curl = welcome.gateway, "curl -sw '\\n'"
     auth = f'-H "Authorization: Bearer {welcome.key.get_secret_value()}"'
-    order = """-d '{"price": "49.99", "currency": "usd", "order_id": "ORD-1"}'"""
-    create = f"curl -s {api}/checkout-sessions {auth} -H 'Content-Type: application/json' {order}"
+    create = f"{curl} {api}/checkout-sessions {auth} -H 'Content-Type: application/json'"
     page = """sed 's/.*"payment_url":"\\([^"]*\\)".*/\\1/'"""
     return [
-        ("What the merchant holds", f"curl -s {api}/balances {auth}"),
-        ("What a coin is worth", f"curl -s '{api}/exchange-rates/btc?currency=eur' {auth}"),
-        ("Start a payment", create),
-        ("Pay it, as the customer would on that page", f'curl -s -o /dev/null -d action=pay "$({create} | {page})"'),
-        ("See it: pending, and completed a few seconds later", f"curl -s '{api}/transactions?search=ORD-1' {auth}"),
-        ("A price that is none", f"{create.replace('49.99', '1e3')}"),
+        ("What the merchant holds", f"{curl} {api}/balances {auth}"),
+        ("What a coin is worth", f"{curl} '{api}/exchange-rates/btc?currency=eur' {auth}"),
+        ("Start a payment, and open its payment_url in a browser", f"{create} -d '{_order('ORD-1')}'"),
+        (
+            "Or start another and pay it at once, as a customer would on its page",
+            f"curl -s -o /dev/null -d action=pay \"$({create} -d '{_order('ORD-2')}' | {page})\"",
+        ),
+        ("See it: pending, and completed a few seconds later", f"{curl} '{api}/transactions?search=ORD-2' {auth}"),
+        ("A price that is none", f"{create} -d '{_order('ORD-3', price='1e3')}'"),
         ("What operators see", f"curl -s {welcome.ops}/metrics | grep ^quantapay_requests_total | grep -v ' 0.0'"),
     ]
+
+
+def _order(order_id: str, *, price: str = "49.99") -> str:
+    return json.dumps({"price": price, "currency": "usd", "order_id": order_id})
 
 
 def greet(welcome: Welcome, console: Console | None = None) -> None:
@@ -44,11 +51,16 @@ def greet(welcome: Welcome, console: Console | None = None) -> None:
     console = console or Console(highlight=False, soft_wrap=True)
     places = Table.grid(padding=(0, 2))
     places.add_column(style="bold")
-    places.add_row("Gateway", f"{welcome.gateway}  [dim](API reference: {welcome.gateway}/docs)[/]")
-    places.add_row("Operations", f"{welcome.ops}/status  [dim]and[/]  {welcome.ops}/metrics")
-    places.add_row("QuantaPay, simulated", f"{welcome.simulator}  [dim](misbehaviour: /simulator/scenarios)[/]")
-    places.add_row("Key of client orders", welcome.key.get_secret_value())
-    places.add_row("Configuration", f"{welcome.config}  [dim](re-read when it changes)[/]")
+    for what, where in (
+        ("Gateway", welcome.gateway),
+        ("API reference", f"{welcome.gateway}/docs"),
+        ("Status, metrics", f"{welcome.ops}/status /metrics"),
+        ("QuantaPay, simulated", welcome.simulator),
+        ("Its misbehaviour", f"{welcome.simulator}/simulator/scenarios"),
+        ("Key of client orders", welcome.key.get_secret_value()),
+        ("Configuration", str(welcome.config)),
+    ):
+        places.add_row(what, where)
     console.print()
     console.print(Panel(places, title="[bold]QuantaPay Gateway sandbox[/]", border_style="green", expand=False))
     console.print("Paste these into another terminal:\n")

@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     """One deadline for waiting, calling and retrying."""
 
     quantapay_budget: Annotated[Quota, BeforeValidator(values.quota), Takes(Quota.SHAPE, "90/minute")] = Quota(90, 60)
-    """The most calls to QuantaPay, over all replicas together."""
+    """The most calls to QuantaPay, over all replicas together. Checked, but without effect yet."""
 
     host: Annotated[Host, _HOST] = "127.0.0.1"
     """Where the public listener listens."""
@@ -162,7 +162,7 @@ class Settings(BaseSettings):
         BeforeValidator(values.comma_separated),
         Takes("networks, with zeros after the prefix", "10.0.0.0/8,2001:db8::/32", default="none"),
     ] = ()
-    """Proxies whose `X-Forwarded-For` is believed."""
+    """Proxies whose `X-Forwarded-For` is believed. Checked, but without effect yet: nothing looks at addresses."""
 
     public_url: Annotated[
         Origin | None, Takes("an http or https origin, without trailing slash", "https://pay.shop.example")
