@@ -94,18 +94,27 @@ def _bearer_token(request: Request) -> str:
     return token.strip(" ") if scheme.lower() == "bearer" else ""
 
 
-def refuse_repeated_parameters(request: Request) -> None:
-    """Refuse a query parameter given twice: which of them counts would be anyone's guess."""
+def refuse_odd_parameters(request: Request) -> None:
+    """Refuse a query parameter that the specification does not declare, or that is there twice.
+
+    Of two with one name, which counts would be anyone's guess; an unknown one is a typing error at best.
+    """
+    if not request.url.query:
+        return
+    operation = request.app.openapi()["paths"][request.scope["route"].path][request.method.lower()]
+    declared = {parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "query"}
     seen: set[str] = set()
     for name, _ in request.query_params.multi_items():
+        if name not in declared:
+            raise ValidationFailed(faults=[FieldFault("This name is not known here.", parameter=name[:120])])
         if name in seen:
-            raise ValidationFailed(faults=[FieldFault("This may be given only once.", parameter=name[:120])])
+            raise ValidationFailed(faults=[FieldFault("This may be given only once.", parameter=name)])
         seen.add(name)
 
 
 def scope(name: str) -> list[Any]:
     """Return the dependencies of a route that needs the scope `name`."""
-    return [Security(authenticate, scopes=[name]), Depends(refuse_repeated_parameters)]
+    return [Security(authenticate, scopes=[name]), Depends(refuse_odd_parameters)]
 
 
 _KEYED = (Unauthenticated, InsufficientScope, ValidationFailed, RateLimited, InternalError)

@@ -7,7 +7,7 @@ import re
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.clock import Clock
@@ -122,6 +122,8 @@ class CatchBugs:
 
         try:
             await self._app(scope, receive, watch)
+        except ClientDisconnect:
+            pass  # nobody is there to be answered, and it is no fault of ours
         except Exception as error:
             request_id = scope.get("state", {}).get("request_id")
             log.error("bug", request_id=request_id, error=type(error).__name__, frames=frames_of(error))  # noqa: TRY400 - the text stays out

@@ -1,11 +1,12 @@
-"""Bounds on a request's head, which uvicorn's fast parser does not set: how long it may be, and take."""
+"""Bounds on a request that uvicorn's fast parser does not set: how long its head may be, and how long it may take."""
 
 import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MOST_HEAD_BYTES = 32 * 1024
-HEAD_SECONDS = 10.0
+REQUEST_SECONDS = 10.0
+"""From a request's first byte, or a connection's start, to the last byte of its body (64 KiB at most)."""
 
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
@@ -14,20 +15,24 @@ _TOO_LARGE = (
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """uvicorn's httptools protocol that gives up on heads over 32 KiB, or slower than 10 s."""
+    """uvicorn's httptools protocol that gives up on heads over 32 KiB, and on requests slower than 10 s.
+
+    The time counts even if the answer was sent before the body had come: whoever dribbles a body, with a key or
+    without, holds no connection.
+    """
 
     _head_bytes = 0
     _in_head = True
-    _head_timer: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the time that the first head may take."""
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        """Start the time that the first request may take."""
         super().connection_made(transport)
-        self._start_head()
+        self._start()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Drop the timer with the connection."""
-        self._stop_head()
+        self._stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -41,22 +46,26 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().data_received(data)
 
     def on_message_begin(self) -> None:
-        """Start the time of a head on a connection that is reused."""
-        self._start_head()
+        """Start the time of the next request on a connection that is reused."""
+        self._start()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Stop counting: a body has its own bound."""
-        self._stop_head()
+        """Stop counting bytes: a body has a bound of its own."""
+        self._in_head = False
         super().on_headers_complete()
 
-    def _start_head(self) -> None:
-        self._stop_head()
-        self._in_head, self._head_bytes = True, 0
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+    def on_message_complete(self) -> None:
+        """Stop the time: the request is here."""
+        self._stop_timer()
+        super().on_message_complete()
 
-    def _stop_head(self) -> None:
-        self._in_head = False
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _start(self) -> None:
+        self._stop_timer()
+        self._in_head, self._head_bytes = True, 0
+        self._timer = self.loop.call_later(REQUEST_SECONDS, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

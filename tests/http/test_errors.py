@@ -1,12 +1,15 @@
 """One shape for every error, whoever raised it, and nothing in it that a caller should not see."""
 
 import socket
+import time
 
 import httpx
 import pytest
 
 from gateway.errors import GatewayError, problem_types
+from gateway.http import protocol
 from gateway.http.problems import PROBLEM_TYPES
+from tests.plugins.gateway import ORDERS_KEY
 from tests.plugins.processes import until
 
 REQUIRED = {"type", "title", "status", "detail", "code", "request_id"}
@@ -119,6 +122,45 @@ def test_a_head_of_more_than_32_kib_is_cut_off(gateway):
         except OSError:
             pass
         assert answer == b"" or answer.startswith(b"HTTP/1.1 431 ")
+
+
+def dribble(gateway, start: bytes) -> bytes:
+    """Send `start`, then a blank every now and then, until the gateway hangs up; return what it said."""
+    said = b""
+    with socket.create_connection(("127.0.0.1", httpx.URL(gateway.url).port), timeout=0.05) as connection:
+        connection.sendall(start)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                connection.sendall(b" ")
+                said += (chunk := connection.recv(65536))
+            except TimeoutError:
+                continue
+            except OSError:
+                return said
+            if not chunk:
+                return said
+    raise AssertionError("the connection was held for as long as anyone cared")
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"",
+        b"GET /livez HTTP/1.1\r\nX-Slow: ",
+        b"POST /checkout-sessions HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n",
+        b"POST /checkout-sessions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + ORDERS_KEY.encode()
+        + b"\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n\r\n",
+    ],
+    ids=["nothing", "head", "body-without-a-key", "body-with-a-key"],
+)  # fmt: skip
+def test_who_dribbles_a_request_does_not_hold_its_connection(gateway, log_lines, monkeypatch, start):
+    """A body sent a byte at a time once held its connection for ever, whether or not it had been answered."""
+    monkeypatch.setattr(protocol, "REQUEST_SECONDS", 0.4)
+    before = log_lines.getvalue().count('"event": "bug"')
+    dribble(gateway, start)
+    until(lambda: gateway.metric("gateway_http_requests_in_flight") == 0, "nobody is in flight")
+    assert log_lines.getvalue().count('"event": "bug"') == before
 
 
 def test_a_head_of_16_kib_passes(gateway):
