@@ -5,6 +5,7 @@ tests hand in one whose time they move themselves.
 """
 
 import asyncio
+import random
 import secrets
 import time
 from datetime import UTC, datetime
@@ -26,6 +27,9 @@ class Clock(Protocol):
     def token_hex(self, nbytes: int) -> str:
         """Return `nbytes` unpredictable bytes as lower-case hex, for ids and keys."""
 
+    def random(self) -> float:
+        """Return a number from 0 up to but not including 1, for jitter."""
+
 
 class SystemClock:
     """The machine's clock and its cryptographic random source."""
@@ -45,6 +49,10 @@ class SystemClock:
     def token_hex(self, nbytes: int) -> str:
         """Return `nbytes` unpredictable bytes as lower-case hex."""
         return secrets.token_hex(nbytes)
+
+    def random(self) -> float:
+        """Return a number from 0 up to but not including 1."""
+        return random.random()  # noqa: S311 - jitter only; whoever guesses it gains nothing
 
 
 def utc(seconds: float) -> datetime:

@@ -197,6 +197,14 @@ class Store:
         # Outside the `except`, so that the fault, which can hold a command's arguments, is not its context.
         raise StorageUnavailable(retry_after=1)
 
+    async def write(self, script: Script, keys: Sequence[str], args: Sequence[str | int]) -> Any:  # noqa: ANN401
+        """Run a script whose effect must not be lost, and return what it returns.
+
+        Where Redis has replicas, one of them has the effect too when this returns (`WAIT 1`). Raises
+        `StorageUnavailable` as `run` does, also if no replica had it in time; it may have been carried out then.
+        """
+        return await self.run(lambda redis: script(redis, keys, args))
+
     def _refuse_if_in_doubt(self) -> None:
         if self._in_doubt.is_set():
             raise StorageUnavailable(retry_after=1)

@@ -17,6 +17,10 @@ UPSTREAM_SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 7.5, 10)
 REDIS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 """Up to 100 ms, the longest that any request waits for Redis."""
 
+CACHE_RESULTS = ("hit", "miss", "stale", "collapsed")
+IDEMPOTENCY_RESULTS = ("claimed", "replayed", "in-progress", "key-reused", "completed", "released", "lost")
+BREAKER_STATES = ("closed", "open", "half-open")
+
 MOST_CLIENTS = 500
 """Clients beyond this many share the label `other`."""
 
@@ -59,9 +63,21 @@ class Metrics:
             ["limit", "decision", "store"],
             registry=self.registry,
         )
+        self.cache_lookups = Counter(
+            "gateway_cache_lookups",
+            "Reads by how they were served: from the cache, by a call, by a stale copy, or by another's call.",
+            ["function", "result"],
+            registry=self.registry,
+        )
+        self.idempotency = Counter(
+            "gateway_idempotency",
+            "Requests with an Idempotency-Key, by what became of them.",
+            ["result"],
+            registry=self.registry,
+        )
         self.upstream_requests = Counter(
             "quantapay_requests",
-            "Calls to QuantaPay by function; outcome is `ok` or the problem code.",
+            "Calls to QuantaPay by function; outcome is `ok` or the problem code, also of calls not sent.",
             ["function", "outcome"],
             registry=self.registry,
         )
@@ -76,6 +92,25 @@ class Metrics:
             "quantapay_clock_skew_seconds",
             "QuantaPay's clock less ours at its last answer; over 300 either way it refuses signed calls.",
             multiprocess_mode="mostrecent",
+            registry=self.registry,
+        )
+        self.budget_limit = Gauge(
+            "quantapay_budget_limit",
+            "Calls to QuantaPay that all replicas together may make in a window, as last seen; halved when throttled.",
+            multiprocess_mode="mostrecent",
+            registry=self.registry,
+        )
+        self.budget_remaining = Gauge(
+            "quantapay_budget_remaining",
+            "Calls to QuantaPay left in the window for the most urgent, as last seen.",
+            multiprocess_mode="mostrecent",
+            registry=self.registry,
+        )
+        self.breaker_state = Gauge(
+            "quantapay_breaker_state",
+            "Processes in which the breaker of a function is in a state: closed, open or half-open.",
+            ["function", "state"],
+            multiprocess_mode="livesum",
             registry=self.registry,
         )
         self.redis_up = Gauge(
@@ -120,6 +155,8 @@ class Metrics:
             for decision in ("allowed", "refused"):
                 for store in ("redis", "local"):
                     self.rate_limit_decisions.labels(limit=limit, decision=decision, store=store)
+        for result in IDEMPOTENCY_RESULTS:
+            self.idempotency.labels(result=result)
 
     def name_functions(self, functions: Iterable[str]) -> None:
         """Make the series of every upstream function that this gateway can call."""
@@ -127,6 +164,8 @@ class Metrics:
         for function in functions:
             for outcome in outcomes:
                 self.upstream_requests.labels(function=function, outcome=outcome)
+            for state in BREAKER_STATES:
+                self.breaker_state.labels(function=function, state=state)
 
     def client_label(self, client: str) -> str:
         """Return `client`, or `other` once `MOST_CLIENTS` names are taken (names survive a reload)."""

@@ -1,0 +1,108 @@
+"""Every way a request can fail, as one tree. The leaves are the problem codes that callers see (RFC 9457).
+
+* GatewayError
+  x CallerError                       the caller can mend it; nothing was sent upstream
+    - MalformedRequest                400 malformed-request
+    - Unauthenticated                 401 unauthenticated
+    - InsufficientScope               403 insufficient-scope
+    - FunctionNotAllowed              403 function-not-allowed
+    - NotFound                        404 not-found
+    - MethodNotAllowed                405 method-not-allowed
+    - RequestTooLarge                 413 request-too-large
+    - UnsupportedMediaType            415 unsupported-media-type
+    - OrderIdTaken                    409 order-id-taken
+    - IdempotencyInProgress           409 idempotency-in-progress
+    - IdempotencyKeyReused            422 idempotency-key-reused
+    - ValidationFailed                422 validation-failed
+    - MissingArgument                 422 missing-argument
+    - RateLimited                     429 rate-limited
+  x UpstreamError                     QuantaPay, or the way to it, failed
+    + UpstreamRefusal                 ... with a definite no: nothing happened there
+      - FunctionNotSupported          501 function-not-supported
+      - UpstreamRejected              502 upstream-rejected
+      - UpstreamCredentialsRejected   502 upstream-credentials-rejected
+      - UpstreamClockSkew             502 upstream-clock-skew
+      - UpstreamThrottled             503 upstream-throttled
+    - UpstreamInvalidResponse         502 upstream-invalid-response
+    - UpstreamUnavailable             503 upstream-unavailable
+    - UpstreamTimeout                 504 upstream-timeout
+    - UpstreamBudgetExhausted         503 upstream-budget-exhausted
+    - Overloaded                      503 overloaded
+  x StorageUnavailable                503 storage-unavailable
+  x NotReady                          503 not-ready
+  x InternalError                     500 internal-error
+
+An error carries what a caller may know and nothing else: no upstream body, no path, no secret ever goes into one.
+`http/problems.py` is the only place that turns it into an answer.
+"""
+
+from gateway.errors.caller import (
+    CallerError,
+    FunctionNotAllowed,
+    IdempotencyInProgress,
+    IdempotencyKeyReused,
+    InsufficientScope,
+    MalformedRequest,
+    MethodNotAllowed,
+    MissingArgument,
+    NotFound,
+    OrderIdTaken,
+    RateLimited,
+    RequestTooLarge,
+    Unauthenticated,
+    UnsupportedMediaType,
+    ValidationFailed,
+)
+from gateway.errors.own import InternalError, NotReady, StorageUnavailable
+from gateway.errors.root import FieldFault, GatewayError, Outcome, problem_types
+from gateway.errors.upstream import (
+    FunctionNotSupported,
+    Overloaded,
+    UpstreamBudgetExhausted,
+    UpstreamClockSkew,
+    UpstreamCredentialsRejected,
+    UpstreamError,
+    UpstreamInvalidResponse,
+    UpstreamRefusal,
+    UpstreamRejected,
+    UpstreamThrottled,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+
+__all__ = [
+    "CallerError",
+    "FieldFault",
+    "FunctionNotAllowed",
+    "FunctionNotSupported",
+    "GatewayError",
+    "IdempotencyInProgress",
+    "IdempotencyKeyReused",
+    "InsufficientScope",
+    "InternalError",
+    "MalformedRequest",
+    "MethodNotAllowed",
+    "MissingArgument",
+    "NotFound",
+    "NotReady",
+    "OrderIdTaken",
+    "Outcome",
+    "Overloaded",
+    "RateLimited",
+    "RequestTooLarge",
+    "StorageUnavailable",
+    "Unauthenticated",
+    "UnsupportedMediaType",
+    "UpstreamBudgetExhausted",
+    "UpstreamClockSkew",
+    "UpstreamCredentialsRejected",
+    "UpstreamError",
+    "UpstreamInvalidResponse",
+    "UpstreamRefusal",
+    "UpstreamRejected",
+    "UpstreamThrottled",
+    "UpstreamTimeout",
+    "UpstreamUnavailable",
+    "ValidationFailed",
+    "problem_types",
+]

@@ -1,0 +1,27 @@
+"""What is wrong with the gateway itself, or with its storage."""
+
+from gateway.errors.root import GatewayError
+
+
+class StorageUnavailable(GatewayError):
+    """Redis did not do what was asked within its time."""
+
+    status, code = 503, "storage-unavailable"
+    title = "The gateway's storage is unavailable"
+    remedy = "Wait for the seconds in `Retry-After`, then try again."
+
+
+class NotReady(GatewayError):
+    """Starting or draining: send traffic elsewhere."""
+
+    status, code = 503, "not-ready"
+    title = "The gateway is not taking traffic"
+    remedy = "Send the request to another replica."
+
+
+class InternalError(GatewayError):
+    """A bug of ours."""
+
+    status, code = 500, "internal-error"
+    title = "The gateway failed"
+    remedy = "This is a bug. Give the operators the `request_id`."
