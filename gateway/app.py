@@ -12,7 +12,7 @@ import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.telemetry import TelemetryConfig
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -28,6 +28,8 @@ from gateway.http.middleware import CatchBugs, HeadAsGet, RequestId, RequestReco
 from gateway.http.openapi import specification
 from gateway.http.problems import Problems
 from gateway.lifecycle import Lifecycle
+from gateway.quantapay.account import account_id, endpoint_id
+from gateway.quantapay.budget import SharedBudget
 from gateway.quantapay.client import QuantaPay
 from gateway.quantapay.credentials import RotatingSecret
 from gateway.quantapay.functions import FUNCTIONS
@@ -36,7 +38,10 @@ from gateway.quantapay.transport import AiohttpTransport
 from gateway.routes import balances, checkout_sessions, functions, operations, rates, transactions
 from gateway.routes.ops import create_ops_app
 from gateway.settings import Settings
+from gateway.store.cache import Cache
+from gateway.store.idempotency import Idempotency
 from gateway.store.membership import Membership
+from gateway.store.orders import Orders
 from gateway.store.redis import RedisClient, Store
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.status import Status
@@ -44,6 +49,8 @@ from gateway.telemetry.status import Status
 log = structlog.get_logger()
 
 _BODIES: list[type[BaseModel]] = [checkout_sessions.CheckoutSessionRequest, functions.FunctionParameters]
+CLAIM_OUTLIVES_DEADLINE = 5.0
+"""Seconds that an idempotency claim is held beyond the deadline of the call it protects (interface §3.5)."""
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
 """FastAPI's own would record exception texts and query strings."""
 
@@ -79,28 +86,49 @@ class Gateway:
         )
         self.store = Store(redis, clock=clock, metrics=self.metrics)
         self._membership = Membership(self.store, clock=clock, assumed=settings.replicas * settings.workers)
-        local = LocalLimiter(clock, lambda: self._membership.processes)
-        self.services = Services(
+        self._budget = SharedBudget(
+            self.store,
+            quota=settings.quantapay_budget,
+            account=endpoint_id(settings.quantapay_url),
+            share=self._processes,
             clock=clock,
-            config=self.config.current,
-            keyring=Keyring(self.config.current.clients),
-            lifecycle=Lifecycle(),
-            limiter=RedisLimiter(self.store, local, metrics=self.metrics),
-            public_url=settings.public_url or "",
-            quantapay=self._quantapay(transport or AiohttpTransport(), clock),
+            metrics=self.metrics,
         )
+        self.services = self._services(transport or AiohttpTransport(), clock)
         self._newest_in_force = True
         self._name_functions(self.config.current)
+        self.metrics.name_reads(function.name for function in FUNCTIONS if function.repeatable)
 
-    def _quantapay(self, transport: httpx.AsyncBaseTransport, clock: Clock) -> QuantaPay:
-        settings = self._settings
+    def _services(self, transport: httpx.AsyncBaseTransport, clock: Clock) -> Services:
+        settings, store, metrics = self._settings, self.store, self.metrics
         if settings.quantapay_api_key is None:
             raise ValueError("a gateway needs QUANTAPAY_API_KEY")
+        return Services(
+            account=account_id(settings.quantapay_url, settings.quantapay_api_key),
+            cache=Cache(store, clock=clock, metrics=metrics, timeout=settings.quantapay_timeout),
+            clock=clock,
+            config=self.config.current,
+            idempotency=Idempotency(
+                store, clock=clock, metrics=metrics, hold=settings.quantapay_timeout + CLAIM_OUTLIVES_DEADLINE
+            ),
+            keyring=Keyring(self.config.current.clients),
+            lifecycle=Lifecycle(),
+            limiter=RedisLimiter(store, LocalLimiter(clock, self._processes), metrics=metrics),
+            orders=Orders(store),
+            public_url=settings.public_url or "",
+            quantapay=self._quantapay(transport, clock, settings.quantapay_api_key),
+        )
+
+    def _processes(self) -> int:
+        return self._membership.processes
+
+    def _quantapay(self, transport: httpx.AsyncBaseTransport, clock: Clock, api_key: SecretStr) -> QuantaPay:
+        settings = self._settings
         signing = settings.quantapay_webhook_secret
         return QuantaPay(
             transport,
             url=settings.quantapay_url,
-            api_keys=RotatingSecret(settings.quantapay_api_key, settings.quantapay_api_key_next),
+            api_keys=RotatingSecret(api_key, settings.quantapay_api_key_next),
             signing_secrets=RotatingSecret(signing, settings.quantapay_webhook_secret_next) if signing else None,
             payment_urls=PaymentUrls(
                 settings.quantapay_payment_hosts,
@@ -108,6 +136,7 @@ class Gateway:
             ),
             timeout=settings.quantapay_timeout,
             upstream_name=self._upstream_name,
+            budget=self._budget,
             clock=clock,
             metrics=self.metrics,
         )
@@ -162,6 +191,9 @@ class Gateway:
             stack.push_async_callback(self.store.close)
             await self._membership.start()
             stack.push_async_callback(self._membership.close)
+            await self._budget.start()
+            stack.push_async_callback(self._budget.close)
+            stack.push_async_callback(self.services.cache.close)
             watching = asyncio.create_task(self.config.run())
             stack.callback(watching.cancel)
             self.services.lifecycle.started()
@@ -181,6 +213,10 @@ class Gateway:
             clients=len(self.config.current.clients),
             config_in_force_is_newest=self._newest_in_force,
             clock_skew_seconds=quantapay.clock_skew,
+            budget_limit=self._budget.state.limit,
+            budget_remaining=self._budget.state.remaining,
+            budget_shared=self._budget.state.store == "redis",
+            breakers=dict(quantapay.breakers),
             last_upstream_outcomes=dict(quantapay.last_outcomes),
         )
 

@@ -16,8 +16,10 @@ from gateway.errors import (
     GatewayError,
     InsufficientScope,
     InternalError,
+    Overloaded,
     RateLimited,
     Unauthenticated,
+    UpstreamBudgetExhausted,
     UpstreamClockSkew,
     UpstreamCredentialsRejected,
     UpstreamInvalidResponse,
@@ -30,6 +32,9 @@ from gateway.errors import (
 from gateway.http.problems import responses
 from gateway.lifecycle import Lifecycle
 from gateway.quantapay.client import QuantaPay
+from gateway.store.cache import Cache
+from gateway.store.idempotency import Idempotency
+from gateway.store.orders import Orders
 from gateway.telemetry.logs import annotate
 
 _bearer = HTTPBearer(
@@ -43,11 +48,16 @@ _bearer = HTTPBearer(
 class Services:
     """Everything that requests share. Made by `gateway.app`; `config` and `keyring` follow gateway.yaml."""
 
+    account: str
+    """Names the merchant's account in cache keys."""
+    cache: Cache
     clock: Clock
     config: Config
+    idempotency: Idempotency
     keyring: Keyring
     lifecycle: Lifecycle
     limiter: RateLimiter
+    orders: Orders
     public_url: str
     """What links start with; empty makes them relative."""
     quantapay: QuantaPay
@@ -84,7 +94,17 @@ async def authenticate(
     missing = sorted(set(required.scopes) - set(client.scopes))
     if missing:
         raise InsufficientScope(f"The key needs the scope {missing[0]}.")
+    request.state.client = client
     return client
+
+
+def caller(request: Request) -> SecretKeyClient:
+    """Return the client that `authenticate` found, for routes to which it matters."""
+    client: SecretKeyClient = request.state.client
+    return client
+
+
+Caller = Annotated[SecretKeyClient, Depends(caller)]
 
 
 def _bearer_token(request: Request) -> str:
@@ -126,6 +146,8 @@ _UPSTREAM = (
     UpstreamClockSkew,
     UpstreamThrottled,
     UpstreamUnavailable,
+    UpstreamBudgetExhausted,
+    Overloaded,
     UpstreamTimeout,
 )
 

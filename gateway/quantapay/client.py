@@ -1,31 +1,39 @@
-"""The one place that calls QuantaPay: form in, envelope out, key last, one deadline a call."""
+"""The one place that calls QuantaPay: form in, envelope out, key last, one deadline a call.
+
+A call is one thing a caller wants. It may take several attempts: the second key or signing secret of a rotation, and
+retries. All share the call's deadline, and each goes through breaker, bulkhead and budget before it is sent.
+
+A call that changes something gets a further attempt only after one that surely did nothing. So how far the last
+attempt got says what became of the whole call.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
-from email.utils import parsedate_to_datetime
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 from urllib.parse import urlencode
 
 import httpx
 from pydantic import SecretStr
 
-from gateway import __version__
 from gateway.clock import Clock
 from gateway.errors import (
+    Outcome,
     UpstreamCredentialsRejected,
     UpstreamError,
-    UpstreamInvalidResponse,
     UpstreamRefusal,
     UpstreamRejected,
     UpstreamThrottled,
     UpstreamTimeout,
-    UpstreamUnavailable,
 )
 from gateway.quantapay import readers
+from gateway.quantapay.attempt import Attempt
+from gateway.quantapay.budget import Budget
 from gateway.quantapay.credentials import RotatingSecret
-from gateway.quantapay.envelope import JsonValue, Reply, read_envelope
+from gateway.quantapay.endpoint import Endpoint
+from gateway.quantapay.envelope import JsonValue, read_envelope
 from gateway.quantapay.functions import CREATE_CHECKOUT_SESSION, Function
+from gateway.quantapay.guard import Guard, Retries, is_worth_retrying
 from gateway.quantapay.models import CheckoutPage
 from gateway.quantapay.payment_urls import PaymentUrls
 from gateway.quantapay.signing import checkout_signature
@@ -34,22 +42,15 @@ from gateway.telemetry.metrics import Metrics
 
 T = TypeVar("T")
 
-MOST_BYTES = 1024 * 1024
-"""The longest answer that is read; a page of 100 transactions is about 60 KiB."""
 
-_NEVER_SENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.LocalProtocolError,
-    httpx.UnsupportedProtocol,
-)
-_HEADERS = {
-    "Content-Type": "application/x-www-form-urlencoded",
-    "Accept": "application/json",
-    "Accept-Encoding": "identity",  # so that the cap on bytes read is a cap on bytes held
-    "User-Agent": f"quantapay-gateway/{__version__}",
-}
+@dataclass(slots=True)
+class _Call(Generic[T]):
+    """What every attempt at one call shares."""
+
+    function: Function[T]
+    deadline: float
+    """On the monotonic clock."""
+    retries: int = 0
 
 
 class QuantaPay:
@@ -65,16 +66,15 @@ class QuantaPay:
         payment_urls: PaymentUrls,
         timeout: float,
         upstream_name: Callable[[str], str],
+        budget: Budget,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
-        self._http = httpx.AsyncClient(
-            transport=transport,
-            follow_redirects=False,  # a redirect would carry the key to another host (contract §10)
-            trust_env=False,
-            timeout=httpx.Timeout(timeout, connect=timeout / 2),
-        )
-        self._url = url
+        """Prepare; nothing is connected yet. `timeout` is each call's deadline in seconds, all waits included."""
+        self._endpoint = Endpoint(transport, url=url, timeout=timeout, clock=clock, metrics=metrics)
+        self._guard = Guard(clock=clock, metrics=metrics)
+        self._retries = Retries(clock)
+        self._budget = budget
         self._api_keys = api_keys
         self._signing_secrets = signing_secrets
         self._payment_urls = payment_urls
@@ -82,20 +82,27 @@ class QuantaPay:
         self._upstream_name = upstream_name
         self._clock = clock
         self._metrics = metrics
-        self.clock_skew: float | None = None
-        """QuantaPay's clock less ours at its last answer, in seconds."""
         self.last_outcomes: dict[str, str] = {}
-        """Function → `ok` or the problem code of its last call."""
+        """Function → `ok` or the problem code of its last attempt."""
         self._create = replace(CREATE_CHECKOUT_SESSION, read=self._read_page)
+
+    @property
+    def clock_skew(self) -> float | None:
+        """Return QuantaPay's clock less ours at its last answer, in seconds."""
+        return self._endpoint.clock_skew
+
+    @property
+    def breakers(self) -> dict[str, str]:
+        """Return function → `closed`, `open` or `half-open`; `connect` is the breaker that all functions share."""
+        return self._guard.states
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._http.aclose()
+        await self._endpoint.close()
 
     async def call(self, function: Function[T], parameters: Mapping[str, str] | None = None) -> T:
         """Call one row of the table and return what its reader makes of the answer."""
-        form = function.form(parameters or {})
-        return await self._within_deadline(function, self._send_with_key(function, form))
+        return await self._send_with_key(self._begin(function), function.form(parameters or {}))
 
     async def create_checkout_session(self, *, price: str, currency: str, order_id: str) -> CheckoutPage:
         """Make a hosted payment page, signed over exactly the texts that are sent (contract §5, §6.1).
@@ -103,18 +110,16 @@ class QuantaPay:
         The page's address is one that may be shown to a payer. Errors say in `outcome` what became of the
         call unless QuantaPay definitely refused it.
         """
+        call = self._begin(self._create)
         order = {"price": price, "currency": currency, "order_id": order_id}
-        return await self._within_deadline(self._create, self._send_order(order))
-
-    async def _send_order(self, order: Mapping[str, str]) -> CheckoutPage:
         if self._signing_secrets is None:
-            return await self._send_with_key(self._create, self._create.form(order))
+            return await self._send_with_key(call, self._create.form(order))
 
         async def send_signed(secret: SecretStr) -> CheckoutPage:
             timestamp = str(int(self._clock.time()))
             signature = checkout_signature(secret, **order, timestamp=timestamp)
             form = self._create.form({**order, "timestamp": timestamp, "signature": signature})
-            return await self._send_with_key(self._create, form)
+            return await self._send_with_key(call, form)
 
         # QuantaPay's code for a bad signature is not known (contract §3), so any plain refusal counts as one.
         return await _with_either(self._signing_secrets, send_signed, refused_by=UpstreamRejected)
@@ -124,81 +129,71 @@ class QuantaPay:
         self._payment_urls.check(page.payment_url)
         return page
 
-    async def _within_deadline(self, function: Function[T], work: Awaitable[T]) -> T:
-        """Hold everything that one call does, second keys included, to one deadline."""
-        try:
-            async with asyncio.timeout(self._timeout):
-                return await work
-        except TimeoutError:
-            self._observe(function, UpstreamTimeout.code, seconds=self._timeout)
-            raise UpstreamTimeout(outcome=None if function.repeatable else "unknown") from None
+    def _begin(self, function: Function[T]) -> _Call[T]:
+        self._retries.pay_in()
+        return _Call(function, deadline=self._clock.monotonic() + self._timeout)
 
-    async def _send_with_key(self, function: Function[T], form: list[tuple[str, str]]) -> T:
+    def _left(self, call: _Call[T]) -> float:
+        return call.deadline - self._clock.monotonic()
+
+    async def _send_with_key(self, call: _Call[T], form: list[tuple[str, str]]) -> T:
         async def send(key: SecretStr) -> T:
-            return await self._send(function, form, key)
+            name = self._upstream_name(call.function.name)
+            # PHP lets the last of two equal names win: ours are the last.
+            body = urlencode([*form, ("function", name), ("api-key", key.get_secret_value())])
+            return await self._send_with_retries(call, body.encode("ascii"))
 
         return await _with_either(self._api_keys, send, refused_by=UpstreamCredentialsRejected)
 
-    async def _send(self, function: Function[T], form: list[tuple[str, str]], key: SecretStr) -> T:
-        """Send once, read once, and tell metrics and the log line how it went."""
-        name = self._upstream_name(function.name)
-        # PHP lets the last of two equal names win: ours are the last.
-        body = urlencode([*form, ("function", name), ("api-key", key.get_secret_value())])
-        started = self._clock.monotonic()
+    async def _send_with_retries(self, call: _Call[T], body: bytes) -> T:
+        while True:
+            try:
+                return await self._attempt(call, body)
+            except UpstreamError as error:
+                if not is_worth_retrying(error, repeatable=call.function.repeatable):
+                    raise
+                pause = self._retries.pause_before(call.retries + 1, left=self._left(call))
+                if pause is None:
+                    raise
+            call.retries += 1
+            await self._clock.sleep(pause)
+
+    async def _attempt(self, call: _Call[T], body: bytes) -> T:
+        """Make one attempt, and tell breakers, budget, metrics and the log line how it went."""
+        function, attempt = call.function, Attempt()
         try:
-            result = self._read(function, await self._exchange(body.encode("ascii")))
+            with self._guard.watch(function.name, attempt):
+                result = await self._send(call, body, attempt)
         except UpstreamError as error:
-            if function.repeatable:
-                error.outcome = None  # nothing was at stake
-            self._observe(function, error.code, seconds=self._clock.monotonic() - started)
+            error.outcome = _outcome(function, attempt, error)
+            error.upstream_status = attempt.status
+            self._observe(function, error.code, attempt)
+            if isinstance(error, UpstreamThrottled):
+                await self._budget.throttled()
             raise
-        self._observe(function, "ok", seconds=self._clock.monotonic() - started)
+        self._observe(function, "ok", attempt)
         return result
 
-    async def _exchange(self, body: bytes) -> Reply:
-        """Send a form and return the whole answer; errors tell whether the form may have arrived."""
+    async def _send(self, call: _Call[T], body: bytes, attempt: Attempt) -> T:
+        """Wait for a place and for the budget, send, and read the answer, all before the deadline."""
+        function = call.function
         try:
-            async with self._http.stream("POST", self._url, content=body, headers=_HEADERS) as response:
-                self._compare_clocks(response.headers.get("date"))
-                content = bytearray()
-                async for chunk in response.aiter_raw():
-                    content += chunk
-                    if len(content) > MOST_BYTES:
-                        raise UpstreamInvalidResponse("QuantaPay's answer is over 1 MiB.", outcome="unknown")
-                return Reply(status=response.status_code, headers=response.headers, body=bytes(content))
-        except _NEVER_SENT:
-            raise UpstreamUnavailable(retry_after=5, outcome="not_sent") from None
-        except httpx.TimeoutException:
-            raise UpstreamTimeout(outcome="unknown") from None
-        except httpx.TransportError:
-            raise UpstreamInvalidResponse("QuantaPay's answer was cut off.", outcome="unknown") from None
+            async with asyncio.timeout(self._left(call)), self._guard.place(function.name):
+                await self._budget.take(function.urgency)
+                reply = await self._endpoint.post(body, attempt)
+        except TimeoutError:
+            raise UpstreamTimeout from None
+        return function.read(read_envelope(reply, signed=function.signed, now=self._clock.time()))
 
-    def _read(self, function: Function[T], reply: Reply) -> T:
-        """Read an answer; an error in it tells whether it is a definite no."""
-        try:
-            return function.read(read_envelope(reply, signed=function.signed, now=self._clock.time()))
-        except UpstreamError as error:
-            if not _is_definite(error, reply):
-                error.outcome = "unknown"
-            raise
-
-    def _compare_clocks(self, date: str | None) -> None:
-        try:
-            theirs = parsedate_to_datetime(date or "").timestamp()
-        except ValueError:
-            return
-        self.clock_skew = round(theirs - self._clock.time(), 1)
-        self._metrics.upstream_clock_skew.set(self.clock_skew)
-
-    def _observe(self, function: Function[T], outcome: str, *, seconds: float) -> None:
+    def _observe(self, function: Function[T], outcome: str, attempt: Attempt) -> None:
         self.last_outcomes[function.name] = outcome
         self._metrics.upstream_requests.labels(function=function.name, outcome=outcome).inc()
+        annotate(upstream_function=function.name, upstream_outcome=outcome)
+        if attempt.started is None:
+            return  # refused before it was sent: there is nothing to time
+        seconds = self._clock.monotonic() - attempt.started
         self._metrics.upstream_request_duration.labels(function=function.name, outcome=outcome).observe(seconds)
-        annotate(
-            upstream_function=function.name,
-            upstream_outcome=outcome,
-            upstream_ms=round(seconds * 1000, 1),
-        )
+        annotate(upstream_ms=round(seconds * 1000, 1))
 
 
 async def _with_either(
@@ -207,12 +202,14 @@ async def _with_either(
     *,
     refused_by: type[UpstreamRefusal],
 ) -> T:
-    """Attempt with each candidate until one is not refused; a refusal did nothing, so trying again is safe."""
+    """Attempt with each candidate until one is not refused; a definite refusal did nothing, so that is safe."""
     *others, last = secrets.candidates
     for secret in others:
         try:
             result = await attempt(secret)
-        except refused_by:
+        except refused_by as error:
+            if error.outcome is not None:
+                raise
             continue
         secrets.worked(secret)
         return result
@@ -221,8 +218,15 @@ async def _with_either(
     return result
 
 
-def _is_definite(error: UpstreamError, reply: Reply) -> bool:
+def _outcome(function: Function[T], attempt: Attempt, error: UpstreamError) -> Outcome | None:
+    """Say what became of a call by how far its last attempt got; None where nothing is at stake."""
+    if function.repeatable or _is_definite(error, attempt.status):
+        return None
+    return "unknown" if attempt.sent else "not_sent"
+
+
+def _is_definite(error: UpstreamError, status: int | None) -> bool:
     """Tell whether QuantaPay surely did nothing: a refusal in its own words, not a web server's status."""
-    if isinstance(error, UpstreamThrottled):
-        return reply.status < 400  # noqa: PLR2004
-    return isinstance(error, UpstreamRefusal) and reply.status < 500  # noqa: PLR2004
+    if status is None or not isinstance(error, UpstreamRefusal):
+        return False
+    return status < (400 if isinstance(error, UpstreamThrottled) else 500)

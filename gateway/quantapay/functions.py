@@ -1,7 +1,7 @@
 """The translation table: one row a QuantaPay function (contract §6).
 
-A row says how our parameters travel as form fields, how the answer is read, and whether the call may be sent
-twice. A new function is a new row.
+A row says how our parameters travel as form fields, how the answer is read, how urgent the call is, and whether it
+may be sent twice. A new function is a new row.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 from gateway.quantapay import readers
 from gateway.quantapay.envelope import JsonValue
 from gateway.quantapay.models import Balances, CheckoutPage, CreditBalance, Transaction
+from gateway.quantapay.urgency import Urgency
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -30,6 +31,8 @@ class Function(Generic[T_co]):
     """Carries a timestamp and an HMAC (contract §5), so its answer may be "Request expired"."""
     repeatable: bool = True
     """A second sending does no harm. Otherwise a failure says what became of the call (`outcome`)."""
+    urgency: Urgency = Urgency.READ
+    """Which part of the budget it may use (interface §2.3)."""
 
     def form(self, parameters: Mapping[str, str]) -> list[tuple[str, str]]:
         """Return the form fields of the parameters given, in wire order."""
@@ -71,6 +74,7 @@ CREATE_CHECKOUT_SESSION: Function[CheckoutPage] = Function(
     fields={name: name for name in ("price", "currency", "order_id", "timestamp", "signature")},
     signed=True,
     repeatable=False,
+    urgency=Urgency.URGENT,
 )
 
 FUNCTIONS: tuple[Function[object], ...] = (
@@ -87,6 +91,6 @@ FUNCTIONS: tuple[Function[object], ...] = (
 def passthrough(name: str, parameters: Mapping[str, str]) -> Function[JsonValue]:
     """Make the row of a function that only `/functions/{function}` serves: fields and answer as they are.
 
-    What it does upstream is not known here, so it is never sent twice.
+    What it does upstream is not known here, so what may have arrived is never sent again.
     """
     return Function(name, readers.as_is, fields={name: name for name in parameters}, repeatable=False)

@@ -38,6 +38,9 @@ Callers read ConnectError, ConnectTimeout, PoolTimeout and UnsupportedProtocol a
 happens before the first byte may become one of them.
 """
 
+MOST_CONNECTIONS: Final = 512
+"""More than the guard ever lets through for a few functions at once, so that a slow one takes no other's place."""
+
 _FOREIGN: Final = tuple(foreign for foreign, _, _ in _ERRORS)
 _AT_ONCE = 0.001
 """Seconds. aiohttp reads a timeout of 0 as none at all; to httpx it means at once."""
@@ -55,7 +58,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         self,
         *,
         ssl_context: ssl.SSLContext | None = None,
-        max_connections: int = 64,
+        max_connections: int = MOST_CONNECTIONS,
         keepalive_seconds: float = 15,
     ) -> None:
         """Prepare; nothing is opened before the first request.

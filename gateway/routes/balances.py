@@ -1,14 +1,19 @@
 """What the merchant holds, and the credits that pay QuantaPay's fee."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
 from gateway.clock import utc
-from gateway.http.dependencies import ServicesDependency, scope, upstream_responses
+from gateway.http.dependencies import ServicesDependency, scope
+from gateway.http.reads import Reads, conditions, read_responses
 from gateway.http.schemas import Amount, RetrievedAt
 from gateway.quantapay.functions import GET_BALANCES, GET_CREDIT_BALANCE
 
-router = APIRouter(tags=["Balances"], dependencies=scope("balances:read"), responses=upstream_responses())
+router = APIRouter(
+    tags=["Balances"], dependencies=[*scope("balances:read"), Depends(conditions)], responses=read_responses()
+)
 
 
 class Balance(BaseModel):
@@ -35,22 +40,32 @@ class CreditBalance(BaseModel):
     retrieved_at: RetrievedAt
 
 
-@router.get("/balances", summary="List balances")
-async def list_balances(services: ServicesDependency) -> Balances:
+@router.get("/balances", summary="List balances", response_model=Balances)
+async def list_balances(services: ServicesDependency, reads: Annotated[Reads, Depends()]) -> Response:
     """Return the merchant's balance of every coin."""
-    found = await services.quantapay.call(GET_BALANCES)
-    return Balances(
-        balances=[
-            Balance(cryptocurrency=row.cryptocurrency, amount=row.amount, fiat_value=row.fiat_value)
-            for row in found.balances
-        ],
-        currency=found.currency,
-        retrieved_at=utc(services.clock.time()),
-    )
+
+    async def fetch() -> Balances:
+        found = await services.quantapay.call(GET_BALANCES)
+        return Balances(
+            balances=[
+                Balance(cryptocurrency=row.cryptocurrency, amount=row.amount, fiat_value=row.fiat_value)
+                for row in found.balances
+            ],
+            currency=found.currency,
+            retrieved_at=utc(services.clock.time()),
+        )
+
+    fresh_for = services.config.cache.balances
+    return reads.answer(await reads.find(GET_BALANCES, kind="balances", fresh_for=fresh_for, fetch=fetch))
 
 
-@router.get("/credit-balance", summary="Retrieve the credit balance")
-async def retrieve_credit_balance(services: ServicesDependency) -> CreditBalance:
+@router.get("/credit-balance", summary="Retrieve the credit balance", response_model=CreditBalance)
+async def retrieve_credit_balance(services: ServicesDependency, reads: Annotated[Reads, Depends()]) -> Response:
     """Return the prepaid credits."""
-    found = await services.quantapay.call(GET_CREDIT_BALANCE)
-    return CreditBalance(amount=found.amount, currency=found.currency, retrieved_at=utc(services.clock.time()))
+
+    async def fetch() -> CreditBalance:
+        found = await services.quantapay.call(GET_CREDIT_BALANCE)
+        return CreditBalance(amount=found.amount, currency=found.currency, retrieved_at=utc(services.clock.time()))
+
+    fresh_for = services.config.cache.credit_balance
+    return reads.answer(await reads.find(GET_CREDIT_BALANCE, kind="credit", fresh_for=fresh_for, fetch=fetch))

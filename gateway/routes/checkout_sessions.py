@@ -7,11 +7,22 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from gateway.clock import utc
-from gateway.errors import MalformedRequest, RequestTooLarge, UnsupportedMediaType
+from gateway.config import SecretKeyClient
+from gateway.errors import (
+    IdempotencyInProgress,
+    IdempotencyKeyReused,
+    MalformedRequest,
+    OrderIdTaken,
+    RequestTooLarge,
+    StorageUnavailable,
+    UnsupportedMediaType,
+)
 from gateway.http.body import describe, json_body
-from gateway.http.dependencies import ServicesDependency, scope, upstream_responses
+from gateway.http.dependencies import Caller, Services, ServicesDependency, scope, upstream_responses
+from gateway.http.idempotency import REPLAYED, fingerprint, idempotency_key, once
 from gateway.http.schemas import CurrencyCode, Matches
 from gateway.money import decimals_of
+from gateway.store.idempotency import Answer
 
 router = APIRouter(tags=["Checkout sessions"])
 
@@ -83,31 +94,64 @@ class CheckoutSession(BaseModel):
     "/checkout-sessions",
     summary="Create a checkout session",
     status_code=201,
+    response_model=CheckoutSession,
     dependencies=scope("checkout-sessions:write"),
     openapi_extra=describe(CheckoutSessionRequest),
     responses={
-        **upstream_responses(MalformedRequest, RequestTooLarge, UnsupportedMediaType),
-        201: {"headers": {"Location": {"description": "Path of the session.", "schema": {"type": "string"}}}},
+        **upstream_responses(
+            MalformedRequest,
+            RequestTooLarge,
+            UnsupportedMediaType,
+            OrderIdTaken,
+            IdempotencyInProgress,
+            IdempotencyKeyReused,
+            StorageUnavailable,
+        ),
+        201: {
+            "headers": {
+                "Location": {"description": "Path of the session.", "schema": {"type": "string"}},
+                "Idempotent-Replayed": {
+                    "description": "`true` if this is the stored answer to an earlier request with the same key.",
+                    "schema": {"type": "string", "enum": ["true"]},
+                },
+            }
+        },
     },
 )
 async def create_checkout_session(
-    response: Response,
     services: ServicesDependency,
+    client: Caller,
+    key: Annotated[str | None, Depends(idempotency_key)],
     order: Annotated[CheckoutSessionRequest, Depends(json_body(CheckoutSessionRequest))],
-) -> CheckoutSession:
+) -> Response:
     """Make a payment page for a price that this server's caller decided.
 
     On an error, `outcome` says whether QuantaPay may have made a page. Trying again is right either way: a
-    page that was never answered was shown to nobody.
+    page that was never answered was shown to nobody. With an `Idempotency-Key` that holds for a connection that
+    broke, too: the same key and body get the same session.
     """
+
+    async def create() -> Answer:
+        return await _create(services, client, order)
+
+    if key is None:
+        made, replayed = await create(), False
+    else:
+        made, replayed = await once(services.idempotency, client.id, key, fingerprint(order), create)
+    headers = {"Location": made.location, **(REPLAYED if replayed else {})}
+    return Response(made.body, status_code=201, headers=headers, media_type="application/json")
+
+
+async def _create(services: Services, client: SecretKeyClient, order: CheckoutSessionRequest) -> Answer:
+    """Take the order id for this client, have a page made, and write the answer down."""
     session_id = f"cs_{services.clock.token_hex(16)}"
     order_id = order.order_id or session_id
+    await services.orders.claim(client.id, order_id)
     created_at = utc(services.clock.time())
     page = await services.quantapay.create_checkout_session(
         price=order.price, currency=order.currency, order_id=order_id
     )
-    response.headers["Location"] = f"{services.public_url}/checkout-sessions/{session_id}"
-    return CheckoutSession(
+    session = CheckoutSession(
         id=session_id,
         status="open",
         payment_url=page.payment_url,
@@ -116,4 +160,7 @@ async def create_checkout_session(
         order_id=order_id,
         metadata=order.metadata,
         created_at=created_at,
+    )
+    return Answer(
+        body=session.model_dump_json().encode(), location=f"{services.public_url}/checkout-sessions/{session_id}"
     )

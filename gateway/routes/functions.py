@@ -88,7 +88,7 @@ async def call_function(
     function: Annotated[str, Depends(allowed_function)],
     parameters: Annotated[FunctionParameters, Depends(json_body(FunctionParameters))],
 ) -> Response:
-    """Call a function that has no route of its own. Never cached, never sent twice.
+    """Call a function that has no route of its own. Never cached, and never sent again once it may have arrived.
 
     The answer's numbers keep every digit. An answer that looks like an error is one.
     """

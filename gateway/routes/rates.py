@@ -3,16 +3,17 @@
 from decimal import Decimal
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.clock import utc
-from gateway.http.dependencies import ServicesDependency, scope, upstream_responses
+from gateway.http.dependencies import ServicesDependency, scope
+from gateway.http.reads import Read, Reads, conditions, read_responses
 from gateway.http.schemas import Amount, CoinCode, CurrencyCode, Matches, RetrievedAt
 from gateway.money import value_in
 from gateway.quantapay.functions import GET_BALANCES, GET_EXCHANGE_RATES
 
-router = APIRouter(tags=["Rates"], dependencies=scope("rates:read"), responses=upstream_responses())
+router = APIRouter(tags=["Rates"], dependencies=[*scope("rates:read"), Depends(conditions)], responses=read_responses())
 
 
 class RateQuery(BaseModel):
@@ -56,41 +57,56 @@ class Cryptocurrencies(BaseModel):
     retrieved_at: RetrievedAt
 
 
-@router.get("/exchange-rates/{cryptocurrency}", summary="Retrieve an exchange rate")
+@router.get("/exchange-rates/{cryptocurrency}", summary="Retrieve an exchange rate", response_model=ExchangeRate)
 async def retrieve_exchange_rate(
-    cryptocurrency: CoinCode, query: Annotated[RateQuery, Query()], services: ServicesDependency
-) -> ExchangeRate:
+    cryptocurrency: CoinCode, query: Annotated[RateQuery, Query()], reads: Annotated[Reads, Depends()]
+) -> Response:
     """Return the price of one coin in a fiat currency."""
-    rate = await services.quantapay.call(
-        GET_EXCHANGE_RATES, {"cryptocurrency": cryptocurrency, "currency": query.currency}
-    )
-    return ExchangeRate(
-        cryptocurrency=cryptocurrency,
-        currency=query.currency,
-        rate=rate,
-        retrieved_at=utc(services.clock.time()),
-    )
+    return reads.answer(await _find_rate(reads, cryptocurrency, query.currency))
 
 
-@router.get("/fiat-values/{cryptocurrency}", summary="Convert an amount of a coin to fiat")
+@router.get("/fiat-values/{cryptocurrency}", summary="Convert an amount of a coin to fiat", response_model=FiatValue)
 async def retrieve_fiat_value(
-    cryptocurrency: CoinCode, query: Annotated[ConversionQuery, Query()], services: ServicesDependency
-) -> FiatValue:
+    cryptocurrency: CoinCode, query: Annotated[ConversionQuery, Query()], reads: Annotated[Reads, Depends()]
+) -> Response:
     """Return amount × rate, rounded half up to the currency's ISO 4217 decimals.
 
     Computed here from the exchange rate, exactly.
     """
     # QuantaPay's own function rounds to two decimals whatever the currency (contract §6.8).
-    found = await retrieve_exchange_rate(cryptocurrency, query, services)
+    read = await _find_rate(reads, cryptocurrency, query.currency)
+    found = ExchangeRate.model_validate_json(read.document.body)
     value = value_in(query.currency, amount=Decimal(query.amount), rate=Decimal(found.rate))
-    return FiatValue(**found.model_dump(), amount=query.amount, fiat_value=value)
+    return reads.answer(read.with_body(FiatValue(**found.model_dump(), amount=query.amount, fiat_value=value)))
 
 
-@router.get("/cryptocurrencies", summary="List cryptocurrencies")
-async def list_cryptocurrencies(services: ServicesDependency) -> Cryptocurrencies:
+@router.get("/cryptocurrencies", summary="List cryptocurrencies", response_model=Cryptocurrencies)
+async def list_cryptocurrencies(services: ServicesDependency, reads: Annotated[Reads, Depends()]) -> Response:
     """Return the codes of the account's coins: those of its balances, as QuantaPay lists no others."""
-    found = await services.quantapay.call(GET_BALANCES)
-    return Cryptocurrencies(
-        cryptocurrencies=[row.cryptocurrency for row in found.balances],
-        retrieved_at=utc(services.clock.time()),
+
+    async def fetch() -> Cryptocurrencies:
+        found = await services.quantapay.call(GET_BALANCES)
+        codes = [row.cryptocurrency for row in found.balances]
+        return Cryptocurrencies(cryptocurrencies=codes, retrieved_at=utc(services.clock.time()))
+
+    fresh_for = services.config.cache.cryptocurrencies
+    # An entry of its own: who may see codes may not see amounts.
+    return reads.answer(await reads.find(GET_BALANCES, kind="codes", fresh_for=fresh_for, fetch=fetch))
+
+
+async def _find_rate(reads: Reads, cryptocurrency: str, currency: str) -> Read:
+    services = reads.services
+    parameters = {"cryptocurrency": cryptocurrency, "currency": currency}
+
+    async def fetch() -> ExchangeRate:
+        rate = await services.quantapay.call(GET_EXCHANGE_RATES, parameters)
+        return ExchangeRate(**parameters, rate=rate, retrieved_at=utc(services.clock.time()))
+
+    return await reads.find(
+        GET_EXCHANGE_RATES,
+        parameters,
+        kind="rate",
+        fresh_for=services.config.cache.exchange_rates,
+        fetch=fetch,
+        remember_refusals=True,
     )

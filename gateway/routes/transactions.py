@@ -3,12 +3,13 @@
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.errors import NotFound
 from gateway.http.dependencies import ServicesDependency, scope, upstream_responses
 from gateway.http.problems import responses
+from gateway.http.reads import Reads
 from gateway.http.schemas import Amount, CoinCode, Matches, Moment
 from gateway.quantapay import models
 from gateway.quantapay.functions import GET_TRANSACTION, GET_TRANSACTIONS
@@ -90,27 +91,45 @@ class Transactions(BaseModel):
     has_more: bool = Field(description="The page was full; ask for the next.")
 
 
-@router.get("/transactions", summary="List transactions")
-async def list_transactions(query: Annotated[TransactionQuery, Query()], services: ServicesDependency) -> Transactions:
-    """Return a page of at most 100 payments."""
-    rows = await services.quantapay.call(GET_TRANSACTIONS, query.parameters())
-    return Transactions(
-        transactions=[Transaction.model_validate(row) for row in rows],
-        page=query.page,
-        has_more=len(rows) >= PAGE_SIZE,
-    )
+@router.get("/transactions", summary="List transactions", response_model=Transactions)
+async def list_transactions(
+    query: Annotated[TransactionQuery, Query()], services: ServicesDependency, reads: Annotated[Reads, Depends()]
+) -> Response:
+    """Return a page of at most 100 payments. Equal requests under way share one call; nothing is kept."""
+    parameters = query.parameters()
+
+    async def fetch() -> Transactions:
+        rows = await services.quantapay.call(GET_TRANSACTIONS, parameters)
+        return Transactions(
+            transactions=[Transaction.model_validate(row) for row in rows],
+            page=query.page,
+            has_more=len(rows) >= PAGE_SIZE,
+        )
+
+    return reads.answer(await reads.find(GET_TRANSACTIONS, parameters, kind="page", fresh_for=0, fetch=fetch))
 
 
-@router.get("/transactions/{id}", summary="Retrieve a transaction", responses=responses(NotFound))
+@router.get(
+    "/transactions/{id}",
+    summary="Retrieve a transaction",
+    response_model=Transaction,
+    responses=responses(NotFound),
+)
 async def retrieve_transaction(
     transaction_id: Annotated[str, Matches("[0-9]{1,20}", "a number"), Path(alias="id", examples=["42"])],
     services: ServicesDependency,
-) -> Transaction:
+    reads: Annotated[Reads, Depends()],
+) -> Response:
     """Return one payment; ids are numbers, as anything else would look like an outage."""
-    row = await services.quantapay.call(GET_TRANSACTION, {"id": transaction_id})
-    if row is None:
-        raise NotFound("There is no transaction with this id.")
-    return Transaction.model_validate(row)
+    parameters = {"id": transaction_id}
+
+    async def fetch() -> Transaction:
+        row = await services.quantapay.call(GET_TRANSACTION, parameters)
+        if row is None:
+            raise NotFound("There is no transaction with this id.")
+        return Transaction.model_validate(row)
+
+    return reads.answer(await reads.find(GET_TRANSACTION, parameters, kind="row", fresh_for=0, fetch=fetch))
 
 
 def _upstream_time(moment: datetime) -> str:

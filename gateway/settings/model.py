@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     """One deadline for waiting, calling and retrying."""
 
     quantapay_budget: Annotated[Quota, BeforeValidator(values.quota), Takes(Quota.SHAPE, "90/minute")] = Quota(90, 60)
-    """The most calls to QuantaPay, over all replicas together. Checked, but without effect yet."""
+    """The most calls to QuantaPay in any window, over all replicas together; creates can use all of it, reads 80 %."""
 
     host: Annotated[Host, _HOST] = "127.0.0.1"
     """Where the public listener listens."""

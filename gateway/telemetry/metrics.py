@@ -167,6 +167,12 @@ class Metrics:
             for state in BREAKER_STATES:
                 self.breaker_state.labels(function=function, state=state)
 
+    def name_reads(self, functions: Iterable[str]) -> None:
+        """Make the series of every function whose answers go through the cache."""
+        for function in functions:
+            for result in CACHE_RESULTS:
+                self.cache_lookups.labels(function=function, result=result)
+
     def client_label(self, client: str) -> str:
         """Return `client`, or `other` once `MOST_CLIENTS` names are taken (names survive a reload)."""
         if client in self._named_clients:

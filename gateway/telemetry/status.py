@@ -21,6 +21,13 @@ class Status:
     """QuantaPay's clock less ours at its last answer."""
     last_upstream_outcomes: dict[str, str]
     """Function → `ok` or the problem code of its last call."""
+    budget_limit: int
+    """Calls to QuantaPay in a window, over all replicas; halved while QuantaPay throttles."""
+    budget_remaining: int
+    budget_shared: bool
+    """Whether the budget is counted over all replicas, or from a local share while the store is away."""
+    breakers: dict[str, str]
+    """Function → `closed`, `open` or `half-open`."""
 
 
 def document(workers: Sequence[Status], *, expected: int, embedded_store: bool) -> dict[str, Any]:
@@ -48,12 +55,27 @@ def document(workers: Sequence[Status], *, expected: int, embedded_store: bool) 
             "processes_seen": max((worker.processes_seen for worker in workers), default=0),
         },
         "upstream": {"last_outcomes": dict(sorted(outcomes.items()))},
+        "breakers": _worst_breakers(workers),
+        "budget": {
+            "limit": min((worker.budget_limit for worker in workers), default=0),
+            "remaining": min((worker.budget_remaining for worker in workers), default=0),
+            "shared": bool(workers) and all(worker.budget_shared for worker in workers),
+        },
         "clock_skew_seconds": max(skews, key=abs, default=None),
         "configuration": {
             "clients": max((worker.clients for worker in workers), default=0),
             "newest_in_force": bool(workers) and all(worker.config_in_force_is_newest for worker in workers),
         },
     }
+
+
+def _worst_breakers(workers: Sequence[Status]) -> dict[str, str]:
+    badness = ("closed", "half-open", "open")
+    worst: dict[str, str] = {}
+    for worker in workers:
+        for function, state in worker.breakers.items():
+            worst[function] = max(worst.get(function, "closed"), state, key=badness.index)
+    return dict(sorted(worst.items()))
 
 
 def to_json(status: Status) -> dict[str, Any]:

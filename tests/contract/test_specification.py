@@ -7,7 +7,7 @@ import schemathesis
 import yaml
 from openapi_spec_validator import validate
 from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import negative_data_rejection
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from tests.plugins.gateway import ORDERS_KEY
 
@@ -29,9 +29,13 @@ def test_every_answer_is_declared_and_none_is_a_failure_of_ours(case, gateway):
     answer = case.call(base_url=gateway.url, headers=headers)
     if answer.status_code >= 500:
         assert answer.json()["code"] in QUANTAPAY_SAYS_NO
+    excluded = [not_a_server_error, negative_data_rejection]
+    if case.path == "/checkout-sessions" and answer.status_code == 422:
+        # Two good requests with one key are not good together, and a bad body beside a good header passes for good.
+        excluded.append(positive_data_acceptance)
     # Some data made invalid on purpose turns valid when it is written as a query, as empty lists do. That bad input
     # is refused is tested with tables of it, beside the routes.
-    case.validate_response(answer, excluded_checks=[not_a_server_error, negative_data_rejection])
+    case.validate_response(answer, excluded_checks=excluded)
 
 
 def test_the_committed_specification_is_the_one_served(gateway):

@@ -20,8 +20,10 @@ from anyio.from_thread import start_blocking_portal
 from pydantic import SecretStr
 
 from gateway.app import Gateway
+from gateway.clock import SystemClock
 from gateway.config import Scope
 from gateway.config.keys import sha256_hex
+from gateway.quantapay.guard import Guard, Retries
 from gateway.sandbox.simulator import SimulatorOptions, running_simulator
 from gateway.server import Listener, bind
 from gateway.settings import Settings
@@ -99,6 +101,8 @@ def example_config() -> dict[str, object]:
             },
             {"id": "reader", "key_sha256": sha256_hex(READER_KEY), "scopes": ["balances:read"], "rate_limit": "3/hour"},
         ],
+        # Each test wants its own answer from QuantaPay; those of the cache have a gateway with one.
+        "cache": {"balances": 0, "exchange_rates": 0, "credit_balance": 0, "cryptocurrencies": 0},
         "functions": {"allow": ["get-fiat-value", "get-balances", "odd-one", "get-transaction"]},
     }
 
@@ -205,6 +209,7 @@ def settings_of(
             "quantapay_url": f"{_session_simulator.url}/api.php",
             "quantapay_payment_hosts": "127.0.0.1",
             "quantapay_timeout": 5.0,
+            "quantapay_budget": "1000000/second",
             "redis_url": _session_valkey.url,
             "config": path,
         }
@@ -226,4 +231,12 @@ def _session_gateway(settings_of, log_lines: Lines) -> Iterator[Outside]:
 def gateway(_session_gateway: Outside, simulator: Simulator, valkey, log_lines: Lines) -> Outside:
     """The session's gateway, its QuantaPay and its Valkey empty; its log goes to `log_lines`, whatever others did."""
     logs.configure(level="debug", json=True, secrets=[], stream=log_lines)
+    forget_failures(_session_gateway)
     return _session_gateway
+
+
+def forget_failures(outside: Outside) -> None:
+    """Close every breaker and fill up the retries: what one test broke is no concern of the next."""
+    quantapay, clock = outside.inside.services.quantapay, SystemClock()
+    quantapay._guard = Guard(clock=clock, metrics=outside.inside.metrics)
+    quantapay._retries = Retries(clock)

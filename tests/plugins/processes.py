@@ -126,6 +126,7 @@ def start_gateway(simulator, valkey, tmp_path) -> Iterator[Callable[..., Gateway
             "QUANTAPAY_URL": f"{simulator.url}/api.php",
             "QUANTAPAY_PAYMENT_HOSTS": "127.0.0.1",
             "QUANTAPAY_TIMEOUT": "5",
+            "QUANTAPAY_BUDGET": "1000000/second",
             "GATEWAY_REDIS_URL": valkey.url,
             "GATEWAY_DRAIN_SECONDS": "0",
         }

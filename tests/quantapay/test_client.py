@@ -1,4 +1,4 @@
-"""The client's promises: what is sent, what each failure means, one deadline, either of two secrets."""
+"""The client's promises: what is sent, what each failure means, one deadline, either of two secrets, what is retried."""
 
 import asyncio
 import json
@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from gateway.clock import SystemClock
 from gateway.errors import (
     FunctionNotSupported,
+    UpstreamBudgetExhausted,
     UpstreamCredentialsRejected,
     UpstreamInvalidResponse,
     UpstreamRejected,
@@ -21,8 +22,10 @@ from gateway.errors import (
 from gateway.quantapay.client import QuantaPay
 from gateway.quantapay.credentials import RotatingSecret
 from gateway.quantapay.functions import GET_BALANCES, GET_EXCHANGE_RATES, GET_TRANSACTIONS, passthrough
+from gateway.quantapay.guard import BreakerOpen
 from gateway.quantapay.payment_urls import PaymentUrls
 from gateway.quantapay.signing import checkout_signature
+from gateway.quantapay.urgency import Urgency
 from gateway.telemetry.metrics import Metrics
 
 URL = "https://cloud.quantapay.app/api.php"
@@ -59,11 +62,54 @@ class Upstream:
 
 
 class HeldClock(SystemClock):
+    """Time passes only while someone sleeps, and nobody waits for that."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept: list[float] = []
+
     def time(self) -> float:
         return 1_700_000_000.9
 
+    def monotonic(self) -> float:
+        return self.now
 
-def client_of(upstream: Upstream, *, keys=("key-1",), secrets=("hook-1",), timeout=5.0, rename=None) -> QuantaPay:
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+    def random(self) -> float:
+        return 0.5
+
+
+class Budget:
+    """Grants what it is told to, and keeps what it was asked."""
+
+    def __init__(self, grants: int = 1000) -> None:
+        self.grants = grants
+        self.asked: list[Urgency] = []
+        self.throttles = 0
+
+    async def take(self, urgency: Urgency) -> None:
+        self.asked.append(urgency)
+        if len(self.asked) > self.grants:
+            raise UpstreamBudgetExhausted(retry_after=7, outcome="not_sent")
+
+    async def throttled(self) -> None:
+        self.throttles += 1
+
+
+def client_of(
+    upstream: Upstream,
+    *,
+    keys=("key-1",),
+    secrets=("hook-1",),
+    timeout=5.0,
+    rename=None,
+    budget=None,
+    clock=None,
+    metrics=None,
+) -> QuantaPay:
     return QuantaPay(
         httpx.MockTransport(upstream),
         url=URL,
@@ -72,8 +118,9 @@ def client_of(upstream: Upstream, *, keys=("key-1",), secrets=("hook-1",), timeo
         payment_urls=PaymentUrls(["cloud.quantapay.app"], upstream_on_loopback=False),
         timeout=timeout,
         upstream_name=lambda name: (rename or {}).get(name, name),
-        clock=HeldClock(),
-        metrics=Metrics(),
+        budget=budget or Budget(),
+        clock=clock or HeldClock(),
+        metrics=metrics or Metrics(),
     )
 
 
@@ -184,8 +231,9 @@ async def test_everything_a_call_does_shares_one_deadline():
         await asyncio.sleep(0.15)
         return reply(content=json.dumps(REFUSED_KEY))
 
+    client = client_of(Upstream(slowly), keys=("old", "new"), timeout=0.2, clock=SystemClock())
     with pytest.raises(UpstreamTimeout) as caught:
-        await client_of(Upstream(slowly), keys=("old", "new"), timeout=0.2).create_checkout_session(**ORDER)
+        await client.create_checkout_session(**ORDER)
     assert caught.value.outcome == "unknown"
 
 
@@ -199,9 +247,10 @@ async def test_an_answer_over_a_mebibyte_is_not_read_to_its_end():
             yield b" " * 65536
 
     upstream = Upstream(httpx.Response(200, content=endless()))
-    with pytest.raises(UpstreamInvalidResponse):
-        await client_of(upstream).call(GET_BALANCES)
+    with pytest.raises(UpstreamInvalidResponse) as caught:
+        await client_of(upstream).create_checkout_session(**ORDER)
     assert read == 17
+    assert (caught.value.outcome, caught.value.upstream_status) == ("unknown", 200)
 
 
 async def test_an_answer_that_is_compressed_unasked_is_not_expanded():
@@ -214,11 +263,11 @@ async def test_an_answer_that_is_compressed_unasked_is_not_expanded():
 async def test_the_clocks_are_compared_by_the_date_header(header):
     metrics = Metrics()
     upstream = Upstream(reply(content='{"success":true,"response":[]}', **({"date": header} if header else {})))
-    client = client_of(upstream)
-    client._metrics = metrics
+    client = client_of(upstream, metrics=metrics)
     await client.call(GET_BALANCES)
     skew = metrics.registry.get_sample_value("quantapay_clock_skew_seconds")
     assert skew == (pytest.approx(29.1) if header and header.startswith("Tue") else 0)
+    assert client.clock_skew == (skew or None)
 
 
 async def test_every_call_is_counted_by_function_and_outcome():
@@ -240,6 +289,8 @@ async def test_a_timed_out_call_is_counted_once_and_not_as_good():
         await client.call(GET_BALANCES)
     count = client._metrics.registry.get_sample_value
     assert count("quantapay_requests_total", {"function": "get-balances", "outcome": "upstream-timeout"}) == 1
+    labels = {"function": "get-balances", "outcome": "upstream-timeout"}
+    assert count("quantapay_request_duration_seconds_count", labels) == 1
     assert count("quantapay_requests_total", {"function": "get-balances", "outcome": "ok"}) is None
 
 
@@ -262,3 +313,251 @@ async def test_no_error_holds_the_key_or_the_body(caplog):
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         assert canary not in "".join(seen)
     assert canary not in caplog.text
+
+
+# What is tried again, and what is refused before it is sent
+
+FINE = {"success": True, "response": []}
+CUT = httpx.RemoteProtocolError("cut off")
+REFUSED = httpx.ConnectError("refused")
+
+
+@pytest.mark.parametrize("failure", [REFUSED, CUT, reply(500, "<h1>no</h1>"), reply(200, "garbage")])
+async def test_a_read_that_fails_twice_is_answered_by_the_third_attempt(failure):
+    upstream, clock, budget = Upstream(failure, failure, FINE), HeldClock(), Budget()
+    client = client_of(upstream, clock=clock, budget=budget)
+    assert (await client.call(GET_BALANCES)).balances == ()
+    assert len(upstream.forms) == 3
+    assert clock.slept == [0.05, 0.1]
+    assert budget.asked == [Urgency.READ] * 3
+    count = client._metrics.registry.get_sample_value
+    assert count("quantapay_requests_total", {"function": "get-balances", "outcome": "ok"}) == 1
+
+
+async def test_a_read_that_fails_three_times_has_failed():
+    upstream = Upstream(CUT)
+    with pytest.raises(UpstreamInvalidResponse):
+        await client_of(upstream).call(GET_BALANCES)
+    assert len(upstream.forms) == 3
+
+
+async def test_the_keys_of_a_rotation_share_a_calls_two_retries():
+    upstream = Upstream(CUT, REFUSED_KEY, CUT, CUT)
+    with pytest.raises(UpstreamInvalidResponse):
+        await client_of(upstream, keys=("old", "new")).call(GET_BALANCES)
+    assert [dict(form)["api-key"] for form in upstream.forms] == ["old", "old", "new", "new"]
+
+
+async def test_a_create_that_was_surely_not_sent_is_tried_again():
+    upstream, budget = Upstream(REFUSED, PAGE), Budget()
+    page = await client_of(upstream, budget=budget).create_checkout_session(**ORDER)
+    assert page.payment_url == PAGE["response"]["payment_url"]
+    assert budget.asked == [Urgency.URGENT] * 2
+
+
+@pytest.mark.parametrize("failure", [CUT, reply(500, "<h1>no</h1>"), reply(200, "garbage"), httpx.ReadTimeout("x")])
+async def test_what_may_have_arrived_and_may_not_be_repeated_is_not_sent_again(failure):
+    upstream = Upstream(failure)
+    client = client_of(upstream)
+    with pytest.raises((UpstreamInvalidResponse, UpstreamTimeout)) as caught:
+        await client.create_checkout_session(**ORDER)
+    assert caught.value.outcome == "unknown"
+    with pytest.raises((UpstreamInvalidResponse, UpstreamTimeout)) as caught:
+        await client.call(passthrough("odd-one", {}))
+    assert caught.value.outcome == "unknown"
+    assert len(upstream.forms) == 2
+
+
+async def test_a_function_of_the_operators_list_is_tried_again_if_it_was_surely_not_sent():
+    upstream = Upstream(REFUSED, FINE)
+    assert await client_of(upstream).call(passthrough("odd-one", {})) == []
+    assert len(upstream.forms) == 2
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [{"success": False, "error_code": "odd"}, reply(429), reply(503), httpx.ReadTimeout("x"), REFUSED_KEY],
+)
+async def test_a_refusal_a_throttle_and_a_timeout_are_not_tried_again(failure):
+    upstream = Upstream(failure)
+    with pytest.raises((UpstreamRejected, UpstreamThrottled, UpstreamTimeout, UpstreamCredentialsRejected)):
+        await client_of(upstream).call(GET_BALANCES)
+    assert len(upstream.forms) == 1
+
+
+@pytest.mark.parametrize("status", [500, 502])
+async def test_a_refusal_that_is_not_definite_is_not_followed_by_the_next_secret(status):
+    upstream = Upstream(reply(status, '{"success":false,"error_code":"odd"}'))
+    with pytest.raises(UpstreamRejected) as caught:
+        await client_of(upstream, secrets=("old", "new")).create_checkout_session(**ORDER)
+    assert (caught.value.outcome, caught.value.upstream_status) == ("unknown", status)
+    assert len(upstream.forms) == 1
+
+
+async def test_a_create_whose_last_attempt_was_not_sent_after_a_definite_refusal_says_so():
+    with pytest.raises(UpstreamUnavailable) as caught:
+        await client_of(Upstream(REFUSED_KEY, REFUSED), keys=("old", "new")).create_checkout_session(**ORDER)
+    assert caught.value.outcome == "not_sent"
+
+
+async def test_in_an_outage_retries_add_a_fifth_and_three_more():
+    upstream, clock = Upstream(CUT), HeldClock()
+    client = client_of(upstream, clock=clock)
+    for _ in range(100):
+        clock.now += 31  # too few at a time for the breaker
+        with pytest.raises(UpstreamInvalidResponse):
+            await client.call(GET_BALANCES)
+    assert len(upstream.forms) == 123
+
+
+async def test_a_retry_that_the_deadline_would_cut_off_is_not_begun():
+    upstream, clock = Upstream(CUT), HeldClock()
+    with pytest.raises(UpstreamInvalidResponse):
+        await client_of(upstream, clock=clock, timeout=0.12).call(GET_BALANCES)
+    assert len(upstream.forms) == 2  # 0.05 s fit, 0.1 s more do not
+    assert clock.slept == [0.05]
+
+
+async def test_without_budget_nothing_is_sent_and_the_refusal_is_counted_but_not_timed():
+    upstream = Upstream(PAGE)
+    client = client_of(upstream, budget=Budget(grants=0))
+    with pytest.raises(UpstreamBudgetExhausted) as caught:
+        await client.create_checkout_session(**ORDER)
+    assert (caught.value.outcome, caught.value.retry_after) == ("not_sent", 7)
+    with pytest.raises(UpstreamBudgetExhausted) as caught:
+        await client.call(GET_BALANCES)
+    assert (caught.value.outcome, caught.value.upstream_status) == (None, None)
+    assert upstream.forms == []
+    count = client._metrics.registry.get_sample_value
+    labels = {"function": "create-checkout-session", "outcome": "upstream-budget-exhausted"}
+    assert count("quantapay_requests_total", labels) == 1
+    assert count("quantapay_request_duration_seconds_count", labels) is None
+    assert client.last_outcomes["get-balances"] == "upstream-budget-exhausted"
+
+
+async def test_each_second_key_takes_one_of_the_budget():
+    budget = Budget(grants=1)
+    with pytest.raises(UpstreamBudgetExhausted) as caught:
+        await client_of(Upstream(REFUSED_KEY), keys=("old", "new"), budget=budget).create_checkout_session(**ORDER)
+    assert caught.value.outcome == "not_sent"
+    assert len(budget.asked) == 2
+
+
+async def test_the_budget_hears_of_throttling():
+    budget = Budget()
+    with pytest.raises(UpstreamThrottled):
+        await client_of(Upstream(reply(429, retry_after="9")), budget=budget).call(GET_BALANCES)
+    assert budget.throttles == 1
+
+
+async def test_after_ten_failures_nothing_is_sent_until_a_probe_succeeds():
+    upstream, clock = Upstream(httpx.ReadTimeout("x")), HeldClock()
+    client = client_of(upstream, clock=clock)
+    for _ in range(10):
+        with pytest.raises(UpstreamTimeout):
+            await client.create_checkout_session(**ORDER)
+    with pytest.raises(BreakerOpen) as caught:
+        await client.create_checkout_session(**ORDER)
+    assert (caught.value.code, caught.value.outcome) == ("upstream-unavailable", "not_sent")
+    assert caught.value.retry_after == 5
+    assert client.breakers == {"connect": "closed", "create-checkout-session": "open"}
+    assert len(upstream.forms) == 10
+    upstream.answers = [PAGE]
+    clock.now += 5
+    await client.create_checkout_session(**ORDER)
+    assert client.breakers["create-checkout-session"] == "closed"
+
+
+async def test_a_probe_that_the_budget_refuses_leaves_its_place_to_the_next():
+    upstream, clock, budget = Upstream(httpx.ReadTimeout("x")), HeldClock(), Budget(grants=10)
+    client = client_of(upstream, clock=clock, budget=budget)
+    for _ in range(10):
+        with pytest.raises(UpstreamTimeout):
+            await client.call(GET_BALANCES)
+    clock.now += 5
+    for _ in range(3):
+        with pytest.raises(UpstreamBudgetExhausted):
+            await client.call(GET_BALANCES)
+    budget.grants = 1000
+    upstream.answers = [FINE]
+    await client.call(GET_BALANCES)
+    assert client.breakers["get-balances"] == "closed"
+
+
+async def test_a_budget_that_keeps_a_create_waiting_until_the_deadline_has_not_sent_it():
+    class Slow(Budget):
+        async def take(self, urgency: Urgency) -> None:
+            await asyncio.Event().wait()
+
+    upstream = Upstream(PAGE)
+    client = client_of(upstream, budget=Slow(), timeout=0.05)
+    with pytest.raises(UpstreamTimeout) as caught:
+        await client.create_checkout_session(**ORDER)
+    assert caught.value.outcome == "not_sent"
+    assert upstream.forms == []
+    labels = {"function": "create-checkout-session", "outcome": "upstream-timeout"}
+    assert client._metrics.registry.get_sample_value("quantapay_request_duration_seconds_count", labels) is None
+
+
+async def test_an_error_tells_the_status_of_the_answer_even_if_its_body_was_cut_off():
+    async def cut():
+        yield b"{"
+        raise CUT
+
+    with pytest.raises(UpstreamInvalidResponse) as caught:
+        await client_of(Upstream(httpx.Response(206, content=cut()))).create_checkout_session(**ORDER)
+    assert caught.value.upstream_status == 206
+    with pytest.raises(UpstreamInvalidResponse) as caught:
+        await client_of(Upstream(reply(500, "<h1>no</h1>"))).call(GET_BALANCES)
+    assert caught.value.upstream_status == 500
+    with pytest.raises(UpstreamInvalidResponse) as caught:
+        await client_of(Upstream(CUT)).call(GET_BALANCES)
+    assert caught.value.upstream_status is None
+
+
+async def turns(count: int) -> None:
+    """Let the loop turn."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("turn", range(24))
+async def test_a_caller_that_hangs_up_at_any_moment_leaves_nothing_behind(turn):
+    """The call is a probe, its first attempt fails, and every step of it takes a few turns of the loop."""
+
+    class Slow(Budget):
+        async def take(self, urgency: Urgency) -> None:
+            await turns(3)
+            await super().take(urgency)
+
+    class SlowClock(HeldClock):
+        async def sleep(self, seconds: float) -> None:
+            await turns(3)
+
+    async def slowly(_request):
+        await turns(3)
+        return reply(content=json.dumps(REFUSED_KEY))
+
+    async def slowly_fine(_request):
+        await turns(3)
+        return reply(content=json.dumps(PAGE))
+
+    upstream, clock = Upstream(httpx.ReadTimeout("x")), SlowClock()
+    client = client_of(upstream, clock=clock, budget=Slow(), keys=("old", "new"))
+    for _ in range(10):
+        with pytest.raises(UpstreamTimeout):
+            await client.create_checkout_session(**ORDER)
+    clock.now += 5
+    upstream.answers = [REFUSED, slowly, slowly_fine]
+
+    call = asyncio.create_task(client.create_checkout_session(**ORDER))
+    await turns(turn)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+
+    assert client.breakers["create-checkout-session"] in {"open", "closed"}
+    upstream.answers = [PAGE]
+    await client.create_checkout_session(**ORDER)
+    assert client.breakers == {"connect": "closed", "create-checkout-session": "closed"}
+    bulkhead = client._guard._bulkheads["create-checkout-session"]
+    assert (bulkhead._places._value, bulkhead._waiting) == (64, 0)

@@ -19,6 +19,10 @@ ONE = Status(
     config_in_force_is_newest=True,
     clock_skew_seconds=-0.4,
     last_upstream_outcomes={"get-balances": "ok"},
+    budget_limit=90,
+    budget_remaining=40,
+    budget_shared=True,
+    breakers={"connect": "closed", "get-balances": "half-open"},
 )
 OTHER = Status(
     phase="draining",
@@ -28,6 +32,10 @@ OTHER = Status(
     config_in_force_is_newest=False,
     clock_skew_seconds=2.0,
     last_upstream_outcomes={"get-balances": "upstream-timeout", "get-transactions": "ok"},
+    budget_limit=45,
+    budget_remaining=41,
+    budget_shared=False,
+    breakers={"connect": "closed", "get-balances": "open", "get-transactions": "closed"},
 )
 
 
@@ -90,6 +98,8 @@ def test_workers_merge_to_the_worst_of_each():
     assert merged["workers"] == {"expected": 3, "answering": 2, "phases": ["ready", "draining"]}
     assert merged["store"] == {"up": False, "embedded": True, "processes_seen": 4}
     assert merged["upstream"]["last_outcomes"] == {"get-balances": "upstream-timeout", "get-transactions": "ok"}
+    assert merged["breakers"] == {"connect": "closed", "get-balances": "open", "get-transactions": "closed"}
+    assert merged["budget"] == {"limit": 45, "remaining": 40, "shared": False}
     assert merged["clock_skew_seconds"] == 2.0
     assert merged["configuration"] == {"clients": 3, "newest_in_force": False}
 

@@ -1,0 +1,185 @@
+"""Reads of QuantaPay as cached answers: freshness, validators and where an answer came from (interface §5).
+
+A read is fetched, written down as the JSON that callers get, and kept as those bytes. The headers tell how old they
+are (RFC 9111), whether the caller has them already (RFC 9110 §13), and whether QuantaPay was asked (RFC 9211).
+"""
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import Header, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from gateway.errors import Overloaded, UpstreamBudgetExhausted, UpstreamRejected
+from gateway.http.dependencies import ServicesDependency, upstream_responses
+from gateway.quantapay.functions import Function
+from gateway.quantapay.guard import BreakerOpen
+from gateway.store.cache import CacheKey, Fetched, Found, Served
+
+JSON = "application/json"
+REFUSAL_REMEMBERED = 60.0
+"""Seconds for which a pair that QuantaPay refused is not asked for again (interface §3.3)."""
+
+_NAME = "quantapay-gateway"
+_REFUSED = b"!"
+"""What a remembered refusal begins with; no ETag does."""
+_VOLATILE = "retrieved_at"
+_NOT_SENT = (BreakerOpen, Overloaded, UpstreamBudgetExhausted)
+"""Failures of the gateway's own making: QuantaPay was not asked."""
+_TAGS = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """An answer as it will be sent, and a validator that changes when what matters in it does."""
+
+    body: bytes
+    etag: str
+
+    @classmethod
+    def of(cls, model: BaseModel) -> "Document":
+        """Write a model down; its weak ETag ignores when it was retrieved."""
+        what_matters = model.model_dump_json(exclude={_VOLATILE}).encode()
+        return cls(model.model_dump_json().encode(), f'W/"{hashlib.sha256(what_matters).hexdigest()[:32]}"')
+
+    def to_bytes(self) -> bytes:
+        """Return what the cache keeps."""
+        return self.etag.encode() + b"\n" + self.body
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> "Document":
+        """Read what `to_bytes` wrote."""
+        etag, _, body = value.partition(b"\n")
+        return cls(body, etag.decode())
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What was found, and how."""
+
+    document: Document
+    found: Found
+
+    def with_body(self, model: BaseModel) -> "Read":
+        """Return the same read, answered with something made of it."""
+        return Read(Document.of(model), self.found)
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """The reads that one request makes: a dependency of the routes that only look."""
+
+    request: Request
+    services: ServicesDependency
+
+    async def find(
+        self,
+        function: Function[Any],
+        parameters: Mapping[str, str] | None = None,
+        *,
+        kind: str,
+        fresh_for: float,
+        fetch: Callable[[], Awaitable[BaseModel]],
+        remember_refusals: bool = False,
+    ) -> Read:
+        """Return what `fetch` gives, or gave another request less than `fresh_for` seconds ago.
+
+        `kind` tells apart what is made of the same function and parameters. Raises what `fetch` raises, unless an
+        answer that is stale by at most five minutes can stand in for a failure.
+        """
+
+        async def write_down() -> Fetched:
+            try:
+                model = await fetch()
+            except UpstreamRejected as error:
+                if not remember_refusals:
+                    raise
+                return Fetched(_REFUSED + (error.upstream_code or "").encode(), fresh_for=REFUSAL_REMEMBERED)
+            return Fetched(Document.of(model).to_bytes())
+
+        found = await self.services.cache.read(
+            self._key(function, kind, parameters or {}), fresh_for=fresh_for, fetch=write_down, force=self._is_forced()
+        )
+        if found.value.startswith(_REFUSED):
+            raise UpstreamRejected(upstream_code=found.value.removeprefix(_REFUSED).decode() or None)
+        return Read(Document.from_bytes(found.value), found)
+
+    def answer(self, read: Read) -> Response:
+        """Answer with a read, or with 304 if the caller has it. The caller is authorized by now."""
+        headers = {"Cache-Status": self._cache_status(read.found)}
+        if read.found.fresh_for:
+            headers["Cache-Control"] = f"private, max-age={read.found.fresh_for:.0f}"
+            headers["Age"] = f"{read.found.age:.0f}"
+            headers["ETag"] = read.document.etag
+            if _matches(self.request.headers.get("if-none-match"), read.document.etag):
+                return Response(status_code=304, headers=headers)
+        return Response(read.document.body, headers=headers, media_type=JSON)
+
+    def _key(self, function: Function[Any], kind: str, parameters: Mapping[str, str]) -> CacheKey:
+        canonical = urlencode(sorted(parameters.items()))
+        return CacheKey(function.name, f"{self.services.account}|{function.name}|{kind}|{canonical}")
+
+    def _is_forced(self) -> bool:
+        directives = self.request.headers.get("cache-control", "").lower().split(",")
+        return "no-cache" in (directive.strip() for directive in directives)
+
+    def _cache_status(self, found: Found) -> str:
+        """Say how the answer came about (RFC 9211)."""
+        stored = found.fresh_for > 0
+        if found.failure is not None:
+            return f"{_NAME}; {_staleness(found)}"
+        if found.served is Served.HIT:
+            return f"{_NAME}; hit; ttl={int(found.fresh_for - found.age)}"
+        forwarded = "fwd=miss" if stored else "fwd=bypass"
+        if found.served is Served.COLLAPSED:
+            return f"{_NAME}; {forwarded}; collapsed"
+        if self._is_forced():
+            forwarded = "fwd=request"
+        return f"{_NAME}; {forwarded}; stored" if stored else f"{_NAME}; {forwarded}"
+
+
+def conditions(
+    _if_none_match: Annotated[
+        str | None, Header(alias="If-None-Match", description="An `ETag` that the caller has: 304 if still right.")
+    ] = None,
+    _cache_control: Annotated[
+        str | None, Header(alias="Cache-Control", description="`no-cache` asks QuantaPay whatever is stored.")
+    ] = None,
+) -> None:
+    """Declare the headers that a cached read obeys; `Reads` looks at them."""
+
+
+def read_responses() -> dict[int | str, dict[str, Any]]:
+    """Declare what a cached read can answer besides its success."""
+    validators = {
+        "ETag": "Weak; changes when what is answered does, whenever it was retrieved.",
+        "Age": "Seconds since QuantaPay gave this.",
+        "Cache-Status": "Where the answer came from (RFC 9211).",
+    }
+    headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in validators.items()}
+    return {
+        **upstream_responses(),
+        200: {"headers": headers},
+        304: {"description": "What the caller has (`If-None-Match`) is still right.", "headers": headers},
+    }
+
+
+def _staleness(found: Found) -> str:
+    """Say why a stale answer was served: after a call that failed, or because none could be made."""
+    assert found.failure is not None  # noqa: S101 - only then is it asked
+    if not found.attempted or isinstance(found.failure, _NOT_SENT):
+        return f"hit; ttl={int(found.fresh_for - found.age)}; detail=stale-{found.failure.code}"
+    status = found.failure.upstream_status
+    return "fwd=stale; " + (f"fwd-status={status}; " if status else "") + "detail=stale-if-error"
+
+
+def _matches(if_none_match: str | None, etag: str) -> bool:
+    """Compare weakly (RFC 9110 §8.8.3.2): any of the caller's tags, or any at all."""
+    if if_none_match is None:
+        return False
+    return if_none_match.strip() == "*" or etag.removeprefix("W/") in _TAGS.findall(if_none_match)

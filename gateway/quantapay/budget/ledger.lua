@@ -1,0 +1,110 @@
+-- The sliding log of calls to QuantaPay, over all processes (interface §2.3): look at it, or take a call from it.
+--
+-- KEYS  three logs, the generation, and until when QuantaPay throttles; all in one hash slot. A log is a sorted
+--       set: a grant's id, scored by when it was granted. The logs are nested: every grant is in the first, those
+--       for reads and background work are in the second too, those for background work in the third too.
+-- ARGV  see `Ledger._send`, which writes them in this order. All times are microseconds.
+-- Returns the wait (0: taken, or nothing was to be taken; -1: report your grants first, then ask again), Redis's
+-- time, the generation, for how long it is still new, for how long throttled, and the size of each log.
+--
+-- The generation names an unbroken memory. A new one begins when the old is gone (a flush, a restart, a failover
+-- to a server without data), when a process comes back that could not reach us, and when the clock was set forward. Each
+-- process then reports its own grants before it is granted anything. While the generation is new not all have done
+-- so, and a process is granted only what it might take alone.
+--
+-- Every number is an integer below 2^53, which is all that Lua's doubles can tell apart; `%.0f` prints them
+-- without an exponent.
+
+local LOGS = 3
+local depth = tonumber(ARGV[1])  -- into how many of the logs a grant is entered; 0 only looks
+local id = ARGV[2]
+local known = ARGV[3]            -- the generation to which the process has reported all its grants
+local in_touch = ARGV[4] == "1"  -- it never failed to reach us since
+local latest = tonumber(ARGV[5])  -- our time can be no later than this, if nobody set our clock
+local fits_share = ARGV[6] == "1"
+local span = tonumber(ARGV[7])
+local new_for = tonumber(ARGV[8])
+local throttle_for, longest_throttle = tonumber(ARGV[9]), tonumber(ARGV[10])
+local FIRST_CAP, FIRST_REPORT = 11, 17  -- the cap of each log, then the cap of each while throttled
+
+local time = redis.call("TIME")
+local now = time[1] * 1000000 + time[2]
+
+local function int(number)
+  return string.format("%.0f", number)
+end
+
+local function enter(member, score, logs)
+  for log = 1, logs do
+    redis.call("ZADD", KEYS[log], int(score), member)
+  end
+end
+
+-- The generation. A clock set forward makes grants look older than they are; their processes know better, and tell.
+-- A command that a frozen server runs late finds the time past `latest` too, and so takes nothing.
+local generation = redis.call("GET", KEYS[4])
+local began = generation and tonumber(string.match(generation, "^%d+"))
+local doubted = generation == known and not (in_touch and now <= latest)
+if not generation or began > now or doubted then
+  began = now
+  generation = int(now) .. ":" .. id
+  redis.call("SET", KEYS[4], generation)
+end
+local new_left = math.max(began + new_for - now, 0)
+
+-- What the process reports: depth, id and age of each of its own grants. The same id is the same grant.
+for i = FIRST_REPORT, #ARGV, 3 do
+  enter(ARGV[i + 1], now - tonumber(ARGV[i + 2]), tonumber(ARGV[i]))
+end
+
+local counts = {}
+for log = 1, LOGS do
+  redis.call("ZREMRANGEBYSCORE", KEYS[log], "-inf", int(now - span))
+  -- A grant from the future is from before the clock was set back. It is no younger than now: so counted, it holds
+  -- its place for one span at most, however far the clock was moved.
+  for _, member in ipairs(redis.call("ZRANGEBYSCORE", KEYS[log], "(" .. int(now), "+inf")) do
+    redis.call("ZADD", KEYS[log], int(now), member)
+  end
+  counts[log] = redis.call("ZCARD", KEYS[log])
+end
+
+-- The throttle: the longest that is known, but never longer than one can be.
+local kept = tonumber(redis.call("GET", KEYS[5]) or 0) - now
+local throttled = math.max(math.min(kept, longest_throttle), throttle_for, 0)
+if throttled > 0 and throttled ~= kept then
+  redis.call("SET", KEYS[5], int(now + throttled), "PX", int(math.ceil(throttled / 1000)))
+end
+local caps = {}
+for log = 1, LOGS do
+  caps[log] = tonumber(ARGV[FIRST_CAP + log - 1 + (throttled > 0 and LOGS or 0)])
+end
+
+local wait = 0
+if generation ~= known then
+  wait = -1
+elseif depth > 0 then
+  if new_left > 0 and not fits_share then
+    wait = new_left
+  end
+  for log = 1, depth do
+    local over = counts[log] - caps[log]
+    if over >= 0 then  -- one fits again once the grant at this place, oldest first, is a span ago
+      local last = redis.call("ZRANGE", KEYS[log], int(over), int(over), "WITHSCORES")
+      wait = math.max(wait, tonumber(last[2]) + span - now)
+    end
+  end
+  if wait == 0 then
+    enter(id, now, depth)
+    for log = 1, depth do
+      counts[log] = counts[log] + 1
+    end
+  end
+end
+
+-- Nothing is forgotten that still counts, and the generation outlives two looks of an idle process.
+local keep = int(math.ceil(span / 1000) + 10000)
+for key = 1, LOGS + 1 do
+  redis.call("PEXPIRE", KEYS[key], keep)
+end
+
+return {wait, now, generation, new_left, throttled, counts[1], counts[2], counts[3]}

@@ -1,0 +1,106 @@
+"""QuantaPay's one address: a form goes out once, and a whole answer comes back (contract §1)."""
+
+from collections.abc import AsyncIterator
+from email.utils import parsedate_to_datetime
+
+import httpx
+
+from gateway import __version__
+from gateway.clock import Clock
+from gateway.errors import UpstreamInvalidResponse, UpstreamTimeout, UpstreamUnavailable
+from gateway.quantapay.attempt import Attempt
+from gateway.quantapay.envelope import Reply
+from gateway.telemetry.metrics import Metrics
+
+MOST_BYTES = 1024 * 1024
+"""The longest answer that is read; a page of 100 transactions is about 60 KiB."""
+RECONNECT_AFTER = 5
+"""Seconds for `Retry-After` when there is no connection."""
+
+_NEVER_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.LocalProtocolError,
+    httpx.UnsupportedProtocol,
+)
+_HEADERS = {
+    "Content-Type": "application/x-www-form-urlencoded",
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",  # so that the cap on bytes read is a cap on bytes held
+    "User-Agent": f"quantapay-gateway/{__version__}",
+}
+
+
+class Endpoint:
+    """Sends forms to QuantaPay. Follows no redirect, and takes no proxy from the environment."""
+
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport,
+        *,
+        url: str,
+        timeout: float,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        """Prepare; nothing is connected yet. `timeout` is in seconds, and half of it is enough to connect."""
+        self._http = httpx.AsyncClient(
+            transport=transport,
+            follow_redirects=False,  # a redirect would carry the key to another host (contract §10)
+            trust_env=False,
+            timeout=httpx.Timeout(timeout, connect=timeout / 2),
+        )
+        self._url = url
+        self._clock = clock
+        self._metrics = metrics
+        self.clock_skew: float | None = None
+        """QuantaPay's clock less ours at its last answer, in seconds."""
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._http.aclose()
+
+    async def post(self, form: bytes, attempt: Attempt) -> Reply:
+        """Send a form, note in `attempt` how far it gets, and return the answer.
+
+        Raises `UpstreamUnavailable` if it was surely not sent, `UpstreamTimeout` if QuantaPay is silent, and
+        `UpstreamInvalidResponse` if the answer is cut off or over 1 MiB.
+        """
+        attempt.started = self._clock.monotonic()
+        headers = {**_HEADERS, "Content-Length": str(len(form))}
+        try:
+            async with self._http.stream("POST", self._url, content=_noted(form, attempt), headers=headers) as response:
+                attempt.status = response.status_code
+                self._compare_clocks(response.headers.get("date"))
+                return Reply(response.status_code, response.headers, await _whole_body(response))
+        except _NEVER_SENT:
+            attempt.sent = False
+            raise UpstreamUnavailable(retry_after=RECONNECT_AFTER) from None
+        except httpx.TimeoutException:
+            raise UpstreamTimeout from None
+        except httpx.TransportError:
+            raise UpstreamInvalidResponse("QuantaPay's answer was cut off.") from None
+
+    def _compare_clocks(self, date: str | None) -> None:
+        try:
+            theirs = parsedate_to_datetime(date or "").timestamp()
+        except ValueError:
+            return
+        self.clock_skew = round(theirs - self._clock.time(), 1)
+        self._metrics.upstream_clock_skew.set(self.clock_skew)
+
+
+async def _noted(form: bytes, attempt: Attempt) -> AsyncIterator[bytes]:
+    """Yield the form; a transport asks for it only once it has a connection."""
+    attempt.note_sent()
+    yield form
+
+
+async def _whole_body(response: httpx.Response) -> bytes:
+    content = bytearray()
+    async for chunk in response.aiter_raw():
+        content += chunk
+        if len(content) > MOST_BYTES:
+            raise UpstreamInvalidResponse("QuantaPay's answer is over 1 MiB.")
+    return bytes(content)
