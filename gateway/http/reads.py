@@ -15,10 +15,10 @@ from fastapi import Header, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from gateway.errors import Overloaded, UpstreamBudgetExhausted, UpstreamRejected
+from gateway.errors import UpstreamRejected
 from gateway.http.dependencies import ServicesDependency, upstream_responses
 from gateway.quantapay.functions import Function
-from gateway.quantapay.guard import BreakerOpen
+from gateway.quantapay.guard import REFUSALS
 from gateway.store.cache import CacheKey, Fetched, Found, Served
 
 JSON = "application/json"
@@ -29,8 +29,6 @@ _NAME = "quantapay-gateway"
 _REFUSED = b"!"
 """What a remembered refusal begins with; no ETag does."""
 _VOLATILE = "retrieved_at"
-_NOT_SENT = (BreakerOpen, Overloaded, UpstreamBudgetExhausted)
-"""Failures of the gateway's own making: QuantaPay was not asked."""
 _TAGS = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
 
@@ -172,7 +170,7 @@ def read_responses() -> dict[int | str, dict[str, Any]]:
 def _staleness(found: Found) -> str:
     """Say why a stale answer was served: after a call that failed, or because none could be made."""
     assert found.failure is not None  # noqa: S101 - only then is it asked
-    if not found.attempted or isinstance(found.failure, _NOT_SENT):
+    if not found.attempted or isinstance(found.failure, REFUSALS):
         return f"hit; ttl={int(found.fresh_for - found.age)}; detail=stale-{found.failure.code}"
     status = found.failure.upstream_status
     return "fwd=stale; " + (f"fwd-status={status}; " if status else "") + "detail=stale-if-error"

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 class Attempt:
     """Filled in on the way down to the socket; read on the way back by whoever must know what may have happened."""
 
+    is_retry: bool = False
+    """An attempt at the same call failed before."""
     started: float | None = None
     """When it was handed to the transport, on the monotonic clock. None: it was refused, or waits its turn."""
     sent: bool = False

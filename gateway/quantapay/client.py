@@ -33,7 +33,7 @@ from gateway.quantapay.credentials import RotatingSecret
 from gateway.quantapay.endpoint import Endpoint
 from gateway.quantapay.envelope import JsonValue, read_envelope
 from gateway.quantapay.functions import CREATE_CHECKOUT_SESSION, Function
-from gateway.quantapay.guard import Guard, Retries, is_worth_retrying
+from gateway.quantapay.guard import REFUSALS, Guard, Retries, is_worth_retrying
 from gateway.quantapay.models import CheckoutPage
 from gateway.quantapay.payment_urls import PaymentUrls
 from gateway.quantapay.signing import checkout_signature
@@ -146,10 +146,14 @@ class QuantaPay:
         return await _with_either(self._api_keys, send, refused_by=UpstreamCredentialsRejected)
 
     async def _send_with_retries(self, call: _Call[T], body: bytes) -> T:
+        failure: UpstreamError | None = None
         while True:
             try:
-                return await self._attempt(call, body)
+                return await self._attempt(call, body, Attempt(is_retry=failure is not None))
             except UpstreamError as error:
+                if failure is not None and isinstance(error, REFUSALS):
+                    raise failure from None  # what QuantaPay did says more than why it was not asked again
+                failure = error
                 if not is_worth_retrying(error, repeatable=call.function.repeatable):
                     raise
                 pause = self._retries.pause_before(call.retries + 1, left=self._left(call))
@@ -158,9 +162,9 @@ class QuantaPay:
             call.retries += 1
             await self._clock.sleep(pause)
 
-    async def _attempt(self, call: _Call[T], body: bytes) -> T:
+    async def _attempt(self, call: _Call[T], body: bytes, attempt: Attempt) -> T:
         """Make one attempt, and tell breakers, budget, metrics and the log line how it went."""
-        function, attempt = call.function, Attempt()
+        function = call.function
         try:
             with self._guard.watch(function.name, attempt):
                 result = await self._send(call, body, attempt)

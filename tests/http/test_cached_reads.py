@@ -4,22 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gateway.clock import SystemClock
-from tests.plugins.gateway import READER_KEY, example_config, running
+from tests.plugins.gateway import READER_KEY, ShiftedClock, example_config, running
 
 RATE = "/exchange-rates/btc?currency=usd"
-
-
-class ShiftedClock(SystemClock):
-    """The machine's clock, which a test can put forward."""
-
-    ahead = 0.0
-
-    def monotonic(self) -> float:
-        return super().monotonic() + self.ahead
-
-    def time(self) -> float:
-        return super().time() + self.ahead
 
 
 class Cached:

@@ -38,6 +38,18 @@ READER_KEY = "qsk_" + f"{MARKER}reader".ljust(43, "0")
 ROTATED_KEY = "qsk_" + f"{MARKER}rotated".ljust(43, "0")
 
 
+class ShiftedClock(SystemClock):
+    """The machine's clock, which a test can put forward."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+
 class Simulator:
     """The simulator's outside: its scenarios, and what it was called with."""
 

@@ -435,6 +435,28 @@ async def test_without_budget_nothing_is_sent_and_the_refusal_is_counted_but_not
     assert client.last_outcomes["get-balances"] == "upstream-budget-exhausted"
 
 
+async def test_when_a_retry_is_refused_the_caller_hears_what_quantapay_did():
+    upstream = Upstream(reply(500, "<html>"))
+    client = client_of(upstream, budget=Budget(grants=1), clock=HeldClock())
+    with pytest.raises(UpstreamInvalidResponse) as caught:
+        await client.call(GET_BALANCES)
+    assert caught.value.upstream_status == 500
+    assert len(upstream.forms) == 1
+
+
+async def test_a_call_that_fails_again_when_retried_is_one_failed_call_to_the_breaker():
+    upstream = Upstream(reply(500, "<html>"))
+    client = client_of(upstream, clock=HeldClock())
+    for _ in range(9):
+        with pytest.raises(UpstreamInvalidResponse):
+            await client.call(GET_BALANCES)
+    assert len(upstream.forms) > 9, "some were retried"
+    assert client.breakers["get-balances"] == "closed"
+    with pytest.raises(UpstreamInvalidResponse):
+        await client.call(GET_BALANCES)
+    assert client.breakers["get-balances"] == "open"
+
+
 async def test_each_second_key_takes_one_of_the_budget():
     budget = Budget(grants=1)
     with pytest.raises(UpstreamBudgetExhausted) as caught:

@@ -205,7 +205,7 @@ async def test_a_create_whose_deadline_passes_while_it_connects_was_not_sent(cli
         await client.create_checkout_session(**ORDER)
     assert caught.value.outcome == "not_sent"
     assert time.monotonic() - started < 0.4
-    for _ in range(6):
+    for _ in range(10):
         with pytest.raises((UpstreamTimeout, UpstreamUnavailable)) as caught:
             await client.create_checkout_session(**ORDER)
         assert caught.value.outcome == "not_sent"

@@ -8,7 +8,7 @@
 All of it belongs to one process; what replicas share is the budget.
 """
 
-from gateway.quantapay.guard.guard import BreakerOpen, Guard
+from gateway.quantapay.guard.guard import REFUSALS, BreakerOpen, Guard
 from gateway.quantapay.guard.retries import Retries, is_worth_retrying
 
-__all__ = ["BreakerOpen", "Guard", "Retries", "is_worth_retrying"]
+__all__ = ["REFUSALS", "BreakerOpen", "Guard", "Retries", "is_worth_retrying"]

@@ -64,13 +64,16 @@ class Breaker:
             self._turn(State.HALF_OPEN)
         return self._period
 
-    def settle(self, period: int, *, good: bool | None) -> None:
-        """Take the result of a call; None if it came to none, so that its place as the probe is free again."""
+    def settle(self, period: int, *, good: bool | None, is_retry: bool = False) -> None:
+        """Take the result of a call; None if it came to none, so that its place as the probe is free again.
+
+        A call that fails again when it is retried is still one call that failed, unless it is the probe.
+        """
         if period != self._period:
             return
         if self._state is State.HALF_OPEN:
             self._settle_probe(good)
-        elif good is not None:
+        elif good or (good is False and not is_retry):
             calls, failures = self._results.add(int(self._clock.monotonic()), good=good)
             if calls >= FEWEST_CALLS and failures >= WORST_SHARE * calls:
                 self._open(PAUSE)

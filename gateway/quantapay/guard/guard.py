@@ -8,7 +8,14 @@ from functools import partial
 import structlog
 
 from gateway.clock import Clock
-from gateway.errors import UpstreamError, UpstreamInvalidResponse, UpstreamTimeout, UpstreamUnavailable
+from gateway.errors import (
+    Overloaded,
+    UpstreamBudgetExhausted,
+    UpstreamError,
+    UpstreamInvalidResponse,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 from gateway.quantapay.attempt import Attempt
 from gateway.quantapay.guard.breaker import Breaker, State
 from gateway.quantapay.guard.bulkhead import Bulkhead
@@ -22,6 +29,10 @@ CONNECT = "connect"
 
 class BreakerOpen(UpstreamUnavailable):
     """Not tried, because the last calls failed."""
+
+
+REFUSALS = (BreakerOpen, Overloaded, UpstreamBudgetExhausted)
+"""Failures of the gateway's own making: QuantaPay was not asked."""
 
 
 class Guard:
@@ -64,8 +75,8 @@ class Guard:
                 way_good = False
             raise
         finally:
-            way.settle(way_period, good=way_good)
-            ours.settle(period, good=good)
+            way.settle(way_period, good=way_good, is_retry=attempt.is_retry)
+            ours.settle(period, good=good, is_retry=attempt.is_retry)
 
     def place(self, function: str) -> AbstractAsyncContextManager[None]:
         """Hold one of the function's places. Raises `Overloaded` if there is none soon."""
