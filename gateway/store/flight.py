@@ -18,6 +18,7 @@ from gateway.clock import Clock
 from gateway.errors import GatewayError, NotReady, StorageUnavailable, UpstreamTimeout
 from gateway.store.local_cache import Entry, newest
 from gateway.store.redis import Script, Store
+from gateway.tasks import end
 
 LEASE = 3.0
 """Seconds after which the lease of a process that was killed is free."""
@@ -67,9 +68,9 @@ class _Look:
     """What was there at one moment."""
 
     at: float
-    """The moment on this process's monotonic clock, in seconds."""
+    """The moment on this process's monotonic clock, in seconds: when the command was sent."""
     redis_time: int
-    """The moment on Redis's clock, in milliseconds."""
+    """The moment on Redis's clock, in milliseconds: when the command was carried out."""
     fresh: bool
     leased: bool
     """Whether the lease is ours now."""
@@ -98,7 +99,7 @@ class SharedEntry:
         redis_time, fresh, leased, *stored = reply
         self._may_hold_lease = bool(leased)
         entry = _entry(stored, sent, redis_time) if stored else None
-        return _Look(self._clock.monotonic(), redis_time, bool(fresh), bool(leased), entry)
+        return _Look(sent, redis_time, bool(fresh), bool(leased), entry)
 
     async def renew(self) -> None:
         """Hold the lease for another `LEASE` seconds, if it is still ours."""
@@ -108,7 +109,8 @@ class SharedEntry:
         """Write what was asked for at the time of `look`, unless something newer is there, and free the lease."""
         if len(entry.value) > MOST_BYTES:
             return
-        took = int((entry.fetched_at - look.at) * 1000)
+        # Counted from when the look was sent, so that nothing is fetched again before its time is over.
+        took = _milliseconds(entry.fetched_at - look.at)
         times = (took, _milliseconds(entry.fresh_for), _milliseconds(entry.stale_for))
         await self._run("keep", look.redis_time, *times, entry.value)
         self._may_hold_lease = False
@@ -189,8 +191,7 @@ class Flight:
 
     async def abort(self) -> None:
         """End it now, and return when it has ended."""
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        await end(self._task)
 
     def _ended(self, task: asyncio.Task[Landing]) -> None:
         # Asking for the error also tells asyncio that it was seen: all who waited may have hung up.
@@ -236,9 +237,7 @@ class Flight:
         try:
             entry = await self._call(look.at)
         finally:
-            if renewal is not None:
-                renewal.cancel()
-                await asyncio.wait([renewal])
+            await end(renewal)
         if entry.fresh_for > 0:
             with suppress(StorageUnavailable):  # what was fetched is answered all the same
                 await shared.keep(entry, look)

@@ -6,6 +6,7 @@ from contextlib import suppress
 from gateway.clock import Clock
 from gateway.errors import StorageUnavailable
 from gateway.store.redis import RedisClient, Script, Store
+from gateway.tasks import end
 
 HEARTBEAT = 5.0
 """Seconds between two announcements of a process."""
@@ -51,11 +52,7 @@ class Membership:
 
     async def close(self) -> None:
         """Stop announcing and, if Redis is there, no longer count."""
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._heartbeat
-            self._heartbeat = None
+        await end(self._heartbeat)
         # Without Redis it is forgotten in fifteen seconds.
         with suppress(StorageUnavailable):
             await self._store.run(self._leave)

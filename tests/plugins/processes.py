@@ -72,7 +72,11 @@ class GatewayProcess:
                 stderr=subprocess.STDOUT,
             )
         self.workers = int(environ.get("GATEWAY_WORKERS", "1"))
-        until(self._is_up, "the gateway is ready")
+        try:
+            until(self._is_up, "the gateway is ready")
+        except BaseException:
+            self.stop()
+            raise
 
     def _is_up(self) -> bool:
         assert self.process.poll() is None, self._log.read_text()

@@ -316,9 +316,7 @@ UNWELL = [
 
 
 @pytest.mark.parametrize("kind", UNWELL)
-async def test_while_upstream_is_unwell_a_stale_value_is_served(
-    valkey: ValkeyServer, kind: type[GatewayError]
-) -> None:
+async def test_while_upstream_is_unwell_a_stale_value_is_served(valkey: ValkeyServer, kind: type[GatewayError]) -> None:
     clock, upstream = HeldClock(), Upstream()
     async with replica(valkey.url, clock=clock) as one:
         await one.read(upstream)
@@ -569,6 +567,25 @@ async def test_closing_ends_flights_frees_their_leases_and_tells_their_readers(v
             await one.read(upstream)
         assert (await one.read(upstream, key=CacheKey("get-balances", "kept"))).served is Served.HIT
         await one.cache.close()
+
+
+async def test_closing_ends_a_flight_whose_cancellation_gets_lost(valkey: ValkeyServer) -> None:
+    began = asyncio.Event()
+
+    async def fetch() -> Fetched:
+        began.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+        return Fetched(b"never")
+
+    async with replica(valkey.url) as one:
+        reader = asyncio.create_task(one.read(fetch))
+        await began.wait()
+        async with asyncio.timeout(5):
+            await one.cache.close()
+        with pytest.raises(NotReady):
+            await reader
 
 
 async def test_memory_is_bounded_and_redis_knows_the_rest(valkey: ValkeyServer) -> None:

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from gateway.clock import SystemClock
-from gateway.errors import NotReady, UpstreamTimeout, UpstreamUnavailable
+from gateway.errors import NotReady, StorageUnavailable, UpstreamTimeout, UpstreamUnavailable
 from gateway.store.cache import Cache, CacheKey, Fetched, Found, Served
 from gateway.store.flight import LEASE, MOST_BYTES, SharedEntry
 from gateway.store.local_cache import Entry
@@ -164,7 +164,7 @@ async def test_there_is_one_fetch_a_key_and_freshness_period(valkey: ValkeyServe
     for name in names:
         assert len(fetches[name]) >= 3
         for (_, ended), (started, _) in zip(fetches[name], fetches[name][1:], strict=False):
-            assert started - ended >= fresh_for - 0.002  # Redis counts in whole milliseconds
+            assert started - ended >= fresh_for - 0.003  # Redis counts in whole milliseconds
 
 
 async def test_a_leader_that_is_stopped_hands_over_at_once(valkey: ValkeyServer) -> None:
@@ -514,33 +514,39 @@ def break_it(server: ValkeyServer, fault: str) -> None:
         server.pause()
 
 
-def mend_it(server: ValkeyServer, fault: str) -> None:
+async def mend_it(server: ValkeyServer, fault: str, *members: Replica) -> None:
+    """Bring it back, and wait until it is found."""
     if fault == "killed":
         server.restart()
     else:
         server.resume()
+    for member in members:
+        await until_back(member.store)
+
+
+async def until_back(store: Store) -> None:
+    """Wait until a command succeeds: being up can be a moment older than a doubt."""
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                await store.run(lambda redis: redis.ping())
+            except StorageUnavailable:
+                await asyncio.sleep(0.01)
+            else:
+                return
 
 
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
-async def test_without_redis_a_process_goes_on_alone_and_comes_back(
-    valkey_factory: ValkeyFactory, fault: str
-) -> None:
+async def test_without_redis_a_process_goes_on_alone_and_comes_back(valkey_factory: ValkeyFactory, fault: str) -> None:
     server, upstream = valkey_factory(), Upstream()
     async with replicas(server.url, 2, deadline=0.1) as (one, other):
         break_it(server, fault)
         for calls in (1, 2):
             await read_without_redis(one, upstream, calls)
-        mend_it(server, fault)
-        await until(lambda: one.store.up and other.store.up)
-
-        async def shared() -> bool:
-            key = CacheKey("get-balances", f"again {upstream.calls}")
-            await one.read(upstream, key=key)
-            return (await other.read(upstream, key=key)).served is Served.HIT
-
-        async with asyncio.timeout(5):
-            while not await shared():
-                await asyncio.sleep(0.01)
+        await mend_it(server, fault, one, other)
+        again = CacheKey("get-balances", "again")
+        assert (await one.read(upstream, key=again)).served is Served.MISS
+        assert (await other.read(upstream, key=again)).served is Served.HIT
 
 
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
@@ -557,13 +563,11 @@ async def test_redis_lost_during_the_fetch_loses_no_answer(valkey_factory: Valke
         assert time.monotonic() - started < 1
         assert {each.value for each in found} == {b"value 1"}
         assert (await one.read(upstream)).served is Served.HIT
-        mend_it(server, fault)
+        await mend_it(server, fault, one)
 
 
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
-async def test_redis_lost_during_a_fetch_that_fails_changes_nothing(
-    valkey_factory: ValkeyFactory, fault: str
-) -> None:
+async def test_redis_lost_during_a_fetch_that_fails_changes_nothing(valkey_factory: ValkeyFactory, fault: str) -> None:
     server, upstream = valkey_factory(), Upstream()
     upstream.hold()
     upstream.fails = UpstreamUnavailable()
@@ -574,7 +578,7 @@ async def test_redis_lost_during_a_fetch_that_fails_changes_nothing(
         upstream.release()
         with pytest.raises(UpstreamUnavailable):
             await reader
-        mend_it(server, fault)
+        await mend_it(server, fault, one)
 
 
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
@@ -593,7 +597,7 @@ async def test_who_waits_for_another_replica_when_redis_is_lost_fetches_alone(
         await upstream.called(2)
         upstream.release()
         assert {each.served for each in await asyncio.gather(first, second)} == {Served.MISS}
-        mend_it(server, fault)
+        await mend_it(server, fault, one, other)
 
 
 async def test_a_renewal_that_finds_no_redis_is_tried_again(valkey_factory: ValkeyFactory) -> None:
@@ -607,7 +611,7 @@ async def test_a_renewal_that_finds_no_redis_is_tried_again(valkey_factory: Valk
         clock.wake(1.0)
         await until(lambda: clock.sleepers)
         server.resume()
-        await until(lambda: one.store.up)
+        await until_back(one.store)
         with server.client() as client:
             lease = lease_key(client)
             async with asyncio.timeout(5):
@@ -621,22 +625,16 @@ async def test_a_renewal_that_finds_no_redis_is_tried_again(valkey_factory: Valk
 
 async def test_a_lease_taken_late_by_a_frozen_redis_is_freed(valkey_factory: ValkeyFactory) -> None:
     server, upstream = valkey_factory(), Upstream()
-    upstream.hold()
     async with replicas(server.url, 1, deadline=0.1) as [one]:
+        await one.read(upstream, key=CacheKey("get-balances", "so that the server has the script"))
+        upstream.hold()
         server.pause()
         reader = one.reading(upstream)
-        await upstream.called()  # without the lease, as Redis did not answer
+        await upstream.called(2)  # without the lease, as Redis did not answer
         server.resume()
         with server.client() as client:
             await until(lambda: client.keys("qpg:cache:*:lease"))
-            async with asyncio.timeout(5):
-                while True:  # being up can be a moment older than a doubt
-                    try:
-                        await one.store.run(lambda redis: redis.ping())
-                    except Exception:
-                        await asyncio.sleep(0.01)
-                    else:
-                        break
+            await until_back(one.store)
             upstream.release()
             assert (await reader).served is Served.MISS
             assert client.keys("qpg:cache:*:lease") == []

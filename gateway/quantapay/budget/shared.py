@@ -17,6 +17,7 @@ from gateway.quantapay.budget.share import DEPTHS, Grant, Share, limits
 from gateway.quantapay.urgency import Urgency
 from gateway.quota import Quota
 from gateway.store.redis import PROBE_INTERVAL, Store
+from gateway.tasks import end
 from gateway.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
@@ -96,11 +97,7 @@ class SharedBudget:
 
     async def close(self) -> None:
         """Stop looking."""
-        if self._looking is not None:
-            self._looking.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._looking
-            self._looking = None
+        await end(self._looking)
 
     async def take(self, urgency: Urgency) -> None:
         """Return once a call is granted. Background work does not wait for it, others at most `PATIENCE` seconds.
