@@ -55,3 +55,24 @@ def test_every_decision_is_in_the_index():
     index = (ROOT / "docs" / "adr" / "README.md").read_text(encoding="utf-8")
     for page in (ROOT / "docs" / "adr").glob("0*.md"):
         assert page.name in index
+
+
+def test_every_proof_in_the_failure_modes_is_a_test():
+    page = (ROOT / "docs" / "failure-modes.md").read_text(encoding="utf-8")
+    proofs = re.findall(r"`([a-z_/]+\.py)::(\w+)`", page)
+    assert proofs
+    for path, name in proofs:
+        module = (ROOT / "tests" / path).read_text(encoding="utf-8")
+        assert re.search(rf"^(async )?def {name}\(", module, re.MULTILINE), f"{path}::{name}"
+    for section in page.split("\n## ")[1:]:
+        assert "**Shown by**" in section, section.partition("\n")[0]
+        assert "**Proved by**" in section, section.partition("\n")[0]
+
+
+def test_every_metric_and_code_in_the_failure_modes_exists():
+    page = (ROOT / "docs" / "failure-modes.md").read_text(encoding="utf-8")
+    metrics = reference.render()
+    for name in re.findall(r"`((?:gateway|quantapay)_[a-z_]+)`", page):
+        assert f"`{name}`" in metrics, name
+    for code in re.findall(r"\b[45][0-9]{2} `([a-z-]+)`", page):
+        assert code in PROBLEM_TYPES

@@ -45,7 +45,13 @@ OrderId = Annotated[
 MetadataName = Annotated[
     str, Matches(r"[^\x00-\x1f\x7f-\x9f]{1,40}", "a name of 1 to 40 characters, without control characters")
 ]
-MetadataValue = Annotated[str, Matches(r"[^\x00]{0,500}", "a text of at most 500 characters")]
+MetadataValue = Annotated[
+    str,
+    # Control characters grow sixfold in JSON, and a whole answer must fit what idempotency stores.
+    Matches(
+        r"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]{0,500}", "a text of at most 500 characters, without control characters"
+    ),
+]
 
 
 class CheckoutSessionRequest(BaseModel):

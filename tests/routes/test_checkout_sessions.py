@@ -81,6 +81,7 @@ def test_good_prices_pass(gateway, price):
         ({"metadata": {"a\n": "1"}}, "#/metadata/a\n"),
         ({"metadata": {"": "1"}}, "#/metadata/"),
         ({"metadata": {"a": "x" * 501}}, "#/metadata/a"),
+        ({"metadata": {"a": "x\x01"}}, "#/metadata/a"),
         ({"metadata": {str(n): "x" for n in range(21)}}, "#/metadata"),
         ({"metadata": None}, "#/metadata"),
         ({"function": "refund"}, "#/function"),

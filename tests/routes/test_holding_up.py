@@ -52,7 +52,9 @@ def test_a_read_that_cannot_be_had_for_want_of_budget_is_refused_without_waiting
 def test_two_gateways_share_the_budget(settings_of, simulator, valkey_factory):
     settings = settings_of(redis_url=valkey_factory().url, quantapay_budget="20/minute")
     with running(settings) as one, running(settings) as other, ThreadPoolExecutor(10) as pool:
-        answers = list(pool.map(lambda turn: (one, other)[turn % 2].http.get(f"/transactions/{turn}").status_code, range(40)))
+        answers = list(
+            pool.map(lambda turn: (one, other)[turn % 2].http.get(f"/transactions/{turn}").status_code, range(40))
+        )
     assert set(answers) == {404, 503}
     assert len(simulator.calls()) <= 16
 

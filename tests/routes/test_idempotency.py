@@ -80,6 +80,13 @@ def test_two_keys_in_one_request_are_refused(gateway):
     assert gateway.http.post("/checkout-sessions", json=ORDER, headers=headers).status_code == 422
 
 
+def test_the_largest_answer_can_be_stored(gateway):
+    metadata = {f"{number:02}" + "\U0001f600" * 38: '\U0001f600\n"\\\t' * 100 for number in range(20)}
+    first = create(gateway, metadata=metadata, order_id="\U0001f600" * 255)
+    assert first.status_code == 201
+    assert create(gateway, metadata=metadata, order_id="\U0001f600" * 255).content == first.content
+
+
 def test_the_longest_key_passes(gateway):
     assert create(gateway, "~" * 255).status_code == 201
 

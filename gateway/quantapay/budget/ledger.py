@@ -129,10 +129,9 @@ class Ledger:
         look = Ask(id=ask.id, throttled=ask.throttled)
         grants = self._share.newest(MOST_REPORTED)
         for start in range(0, len(grants), REPORTED_AT_ONCE):
-            answer = await self._send(redis, look, grants[start : start + REPORTED_AT_ONCE])
-            if answer.generation != generation:
-                return  # data was lost again, and what was just reported with it
-        # Who failed meanwhile may have taken a call alone that is not in this report.
+            await self._send(redis, look, grants[start : start + REPORTED_AT_ONCE])
+        # If another generation began meanwhile, the next answer asks for a report again. And who failed meanwhile
+        # may have taken a call alone that is not in this one.
         self._reported_to, self._failures_when_reported = generation, failures
 
     async def _send(self, redis: RedisClient, ask: Ask, grants: Sequence[Grant] = ()) -> Answer:
