@@ -16,7 +16,7 @@ import yaml
 
 from tests.plugins.gateway import API_KEY, ORDERS_KEY, WEBHOOK_SECRET, example_config
 
-PATIENCE = 20.0
+PATIENCE = 40.0
 
 
 def clean_environ(**more: str) -> dict[str, str]:

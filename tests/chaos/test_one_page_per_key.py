@@ -1,0 +1,107 @@
+"""Gateways killed, callers cut off and Valkey frozen at random: for each key at most one page is ever shown."""
+
+import random
+import signal
+import threading
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tests.plugins.gateway import ORDERS_KEY
+from tests.plugins.processes import GatewayProcess
+
+KEYS = 200
+CALLERS = 12
+TIMEOUT = 1.0
+PATIENCE = 90.0
+
+
+class Fleet:
+    """Two gateways that are killed and started again, over one Valkey that is frozen now and then."""
+
+    def __init__(self, start, valkey, seed):
+        self._start = start
+        self._valkey = valkey
+        self._random = random.Random(seed)
+        self.gateways: list[GatewayProcess] = [start(), start()]
+        self.kills = self.freezes = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._trouble)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exception):
+        self._over.set()
+        self._thread.join()
+
+    def _trouble(self) -> None:
+        while not self._over.wait(self._random.uniform(0.2, 0.6)):
+            if self._random.random() < 0.6:
+                self._valkey.pause()
+                self._over.wait(self._random.uniform(0.05, 0.4))
+                self._valkey.resume()
+                self.freezes += 1
+            else:
+                victim = self._random.randrange(2)
+                self.gateways[victim].send(signal.SIGKILL)
+                self.gateways[victim].process.wait()
+                self.gateways[victim] = self._start()
+                self.kills += 1
+
+
+class Caller:
+    """Creates a session the way a careful service does: the same key again until there is an answer."""
+
+    def __init__(self, fleet, shown, seed):
+        self._fleet = fleet
+        self._shown = shown
+        self._seed = seed
+
+    def create(self, number: int) -> None:
+        chance = random.Random(f"{self._seed} {number}")
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            # Sometimes it loses patience while the gateway is at it, as a cut connection would.
+            timeout = chance.choice([0.05, 0.15, 5.0, 5.0])
+            try:
+                answer = httpx.post(
+                    chance.choice(self._fleet.gateways).url + "/checkout-sessions",
+                    json={"price": f"{number + 1}.00", "currency": "usd", "order_id": f"ORD-{number}"},
+                    headers={"Authorization": f"Bearer {ORDERS_KEY}", "Idempotency-Key": f"key-{number}"},
+                    timeout=timeout,
+                )
+            except httpx.HTTPError:
+                continue
+            if answer.status_code == 201:
+                self._shown[number].append((answer.json()["payment_url"], answer.json()["price"]))
+                if chance.random() < 0.5:
+                    return
+                continue  # what the caller got was lost on its side: it asks once more
+            assert answer.status_code in {409, 502, 503, 504}, answer.text
+            time.sleep(chance.uniform(0.05, 0.3))
+        pytest.fail(f"key-{number} was never answered")
+
+
+def test_whatever_breaks_each_key_shows_one_page(start_gateway, valkey_factory, simulator, chaos_seed):
+    simulator.scenario("slow", seconds=0.1)
+    server = valkey_factory()
+    shown: dict[int, list[tuple[str, str]]] = defaultdict(list)
+
+    def start():
+        return start_gateway(QUANTAPAY_TIMEOUT=str(TIMEOUT), GATEWAY_REDIS_URL=server.url)
+
+    with Fleet(start, server, chaos_seed) as fleet, ThreadPoolExecutor(CALLERS) as pool:
+        list(pool.map(Caller(fleet, shown, chaos_seed).create, range(KEYS)))
+
+    assert fleet.kills >= 2
+    assert fleet.freezes >= 2
+    print(f"{fleet.kills} kills, {fleet.freezes} freezes, {sum(map(len, shown.values()))} answers for {KEYS} keys")
+    assert set(shown) == set(range(KEYS))
+    for number, pages in shown.items():
+        assert len(set(pages)) == 1, f"key-{number} showed several pages"
+        assert pages[0][1] == f"{number + 1}.00"
