@@ -30,12 +30,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(condition: Callable[[], object], what: str) -> None:
+def until(condition: Callable[[], object], what: str, *, every: float = 0.02) -> None:
     """Poll until something is so, and fail by its name if it never is."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"never happened: {what}"
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 def children_of(pid: int) -> list[int]:
