@@ -600,6 +600,26 @@ async def test_who_waits_for_another_replica_when_redis_is_lost_fetches_alone(
         await mend_it(server, fault, one, other)
 
 
+@pytest.mark.parametrize("failing", [1, 2], ids=["the look", "the keep"])
+async def test_a_redis_that_was_slow_once_costs_no_second_call(valkey: ValkeyServer, failing: int) -> None:
+    upstream = Upstream()
+    async with replicas(valkey.url, 2) as (one, other):
+        commands = 0
+        run = one.store.run
+
+        async def slow_once(command):
+            nonlocal commands
+            commands += 1
+            if commands == failing:
+                raise StorageUnavailable
+            return await run(command)
+
+        one.store.run = slow_once
+        assert (await one.read(upstream)).served is Served.MISS
+        assert (await other.read(upstream)).served is Served.HIT
+    assert upstream.calls == 1
+
+
 async def test_a_renewal_that_finds_no_redis_is_tried_again(valkey_factory: ValkeyFactory) -> None:
     server, clock, upstream = valkey_factory(), HeldClock(), Upstream()
     upstream.hold()
