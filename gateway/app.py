@@ -24,7 +24,7 @@ from gateway.clock import Clock, SystemClock
 from gateway.config import Config, ConfigFault, ConfigFile, config_path
 from gateway.errors import GatewayError
 from gateway.http.dependencies import Services
-from gateway.http.middleware import CatchBugs, HeadAsGet, RequestId, RequestRecord
+from gateway.http.middleware import CatchBugs, CloseWhenDraining, HeadAsGet, RequestId, RequestRecord
 from gateway.http.openapi import specification
 from gateway.http.problems import Problems
 from gateway.lifecycle import Lifecycle
@@ -158,6 +158,7 @@ class Gateway:
             lifespan=self._lifespan,
             middleware=[
                 Middleware(RequestId, clock=services.clock),
+                Middleware(CloseWhenDraining, lifecycle=services.lifecycle),
                 Middleware(RequestRecord, clock=services.clock, metrics=self.metrics),
                 Middleware(CatchBugs, problems=problems),
                 Middleware(HeadAsGet),

@@ -2,7 +2,7 @@
 
 A stop (SIGTERM, SIGINT) goes in this order, so that a load balancer never sends to a closed door:
 
-1. `/readyz` answers 503 at once; everything else goes on as before.
+1. `/readyz` answers 503 at once, and every answer is its connection's last; everything else goes on as before.
 2. After the drain seconds the public listener stops accepting.
 3. What is in flight finishes, within the upstream deadline.
 4. The operators' listener goes last, so that the end can be watched.

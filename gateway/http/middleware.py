@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.clock import Clock
 from gateway.errors import InternalError
 from gateway.http.problems import Problems
+from gateway.lifecycle import Lifecycle, Phase
 from gateway.telemetry.logs import frames_of, open_record
 from gateway.telemetry.metrics import Metrics
 
@@ -130,6 +131,27 @@ class CatchBugs:
             if not started:
                 answer = self._problems.response(InternalError(), Request(scope))
                 await answer(scope, receive, send)
+
+
+class CloseWhenDraining:
+    """Tells who keeps a connection that this answer is its last, while the gateway drains (RFC 9112 §9.6).
+
+    Otherwise a proxy could send the next request just when the connection ends, and could not know what became of it.
+    """
+
+    def __init__(self, app: ASGIApp, *, lifecycle: Lifecycle) -> None:
+        self._app = app
+        self._lifecycle = lifecycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+
+        async def send_and_close(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._lifecycle.phase is Phase.DRAINING:
+                MutableHeaders(scope=message)["Connection"] = "close"
+            await send(message)
+
+        await self._app(scope, receive, send_and_close if scope["type"] == "http" else send)
 
 
 class HeadAsGet:
