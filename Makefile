@@ -4,7 +4,7 @@
 # line on to the scripts.
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test check format openapi lock clean
+.PHONY: help run install test check chaos soak format openapi lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,12 @@ test: install  ## run the whole suite, with coverage
 
 check: install  ## formatter, linter, types, import rules, dependencies, specification drift
 	scripts/check
+
+chaos: install  ## break things at random for five minutes (CHAOS_SECONDS=300, CHAOS_SEED=…)
+	scripts/chaos $(ARGS)
+
+soak: install  ## ten minutes of load with faults: memory, descriptors and tasks must stay flat (SOAK_SECONDS=600)
+	scripts/soak $(ARGS)
 
 format: install  ## format the code and mend what the linter can
 	scripts/format
