@@ -39,10 +39,11 @@ from gateway.routes import balances, checkout_sessions, functions, operations, r
 from gateway.routes.ops import create_ops_app
 from gateway.settings import Settings
 from gateway.store.cache import Cache
+from gateway.store.client import RedisClient
 from gateway.store.idempotency import Idempotency
 from gateway.store.membership import Membership
 from gateway.store.orders import Orders
-from gateway.store.redis import RedisClient, Store
+from gateway.store.redis import Store
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.status import Status
 

@@ -26,6 +26,9 @@ from gateway.http.protocol import BoundedHttpProtocol
 
 log = structlog.get_logger()
 
+KEEP_ALIVE = 75
+"""Seconds that an idle connection is kept: longer than proxies in front do (nginx and AWS: 60), or they would now and
+then send a request just as it ends."""
 _BACKLOG = 2048
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -44,6 +47,7 @@ class Listener(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,  # which proxies to believe is decided by GATEWAY_TRUSTED_PROXIES
+                timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=math.ceil(grace),
             )
         )

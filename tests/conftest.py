@@ -9,7 +9,13 @@ import pytest
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")
 
-pytest_plugins = ["tests.plugins.valkey", "tests.plugins.gateway", "tests.plugins.processes"]
+pytest_plugins = [
+    "tests.plugins.valkey",
+    "tests.plugins.gateway",
+    "tests.plugins.processes",
+    "tests.plugins.chaos",
+    "tests.plugins.redis_servers",
+]
 
 
 @pytest.fixture

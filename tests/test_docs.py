@@ -9,6 +9,7 @@ import yaml
 from gateway.http.problems import PROBLEM_TYPES
 from gateway.settings import variables
 from gateway.telemetry import reference
+from tests.plugins.redis_servers import CLUSTER_PERMISSIONS, PERMISSIONS, SENTINEL_PERMISSIONS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -67,6 +68,13 @@ def test_every_proof_in_the_failure_modes_is_a_test():
     for section in page.split("\n## ")[1:]:
         assert "**Shown by**" in section, section.partition("\n")[0]
         assert "**Proved by**" in section, section.partition("\n")[0]
+
+
+def test_the_permissions_that_are_documented_are_those_that_are_tested():
+    page = (ROOT / "docs" / "redis.md").read_text(encoding="utf-8")
+    assert f" -@all {PERMISSIONS}\n" in page
+    assert f"`{CLUSTER_PERMISSIONS}`" in page
+    assert f"`{SENTINEL_PERMISSIONS}`" in page
 
 
 def test_every_metric_and_code_in_the_failure_modes_exists():

@@ -13,7 +13,7 @@ from gateway.app import Gateway
 from gateway.server import StartFailed
 from gateway.settings import ConfigFault, ConfigurationError, Settings, load_settings, read_variables
 from gateway.settings.load import SECRETS_DIRECTORY
-from gateway.store.redis import connect
+from gateway.store.client import connect
 
 FAILED, MISUSED = 1, 2
 

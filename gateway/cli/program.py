@@ -13,7 +13,7 @@ from gateway import __version__
 from gateway.app import Gateway
 from gateway.cli import config, keys, sandbox, serve
 from gateway.settings import Settings
-from gateway.store.redis import connect
+from gateway.store.client import connect
 
 app = typer.Typer(
     name="quantapay-gateway",

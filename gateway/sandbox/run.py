@@ -21,8 +21,8 @@ from gateway.sandbox.simulator.serve import simulator_server
 from gateway.sandbox.welcome import Welcome, greet
 from gateway.server import bind
 from gateway.settings import Settings
+from gateway.store.client import connect
 from gateway.store.embedded import EmbeddedValkey
-from gateway.store.redis import connect
 from gateway.telemetry import logs
 
 LOOPBACK = "127.0.0.1"

@@ -27,7 +27,8 @@ import structlog
 
 from gateway.clock import Clock
 from gateway.errors import IdempotencyInProgress, IdempotencyKeyReused, Outcome, StorageUnavailable
-from gateway.store.redis import DEADLINE, Script, Store
+from gateway.store.client import DEADLINE
+from gateway.store.redis import Script, Store
 from gateway.telemetry.metrics import Metrics
 
 log = structlog.get_logger()

@@ -5,7 +5,8 @@ from contextlib import suppress
 
 from gateway.clock import Clock
 from gateway.errors import StorageUnavailable
-from gateway.store.redis import RedisClient, Script, Store
+from gateway.store.client import RedisClient
+from gateway.store.redis import Script, Store
 from gateway.tasks import end
 
 HEARTBEAT = 5.0

@@ -10,6 +10,9 @@ is gone, frozen, loading, read-only, full or without quorum.
    slow command is not an outage, and nothing else has noticed. If it fails Redis is *down*, which is logged and
    shown in `gateway_redis_up`, and the probe goes on every quarter of a second until it succeeds.
 
+A write that no replica has in time (`Store.write`) is refused as well, but raises no doubt: others can go on. If
+it was the primary that did not answer, the next command finds that out, or the look that is taken every second.
+
 Errors that only a mistake of ours can cause (wrong type, wrong arguments, keys of several slots) are none of this:
 they propagate as they are.
 """
@@ -24,35 +27,33 @@ from importlib.resources import files
 from typing import Any, Self, TypeAlias, TypeVar
 
 import structlog
-from pydantic import SecretStr
 from redis import exceptions
-from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel, UnixDomainSocketConnection
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import Connection, SSLConnection
-from redis.asyncio.retry import Retry
+from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.sentinel import SentinelConnectionPool
-from redis.backoff import NoBackoff
 
 from gateway.clock import Clock
 from gateway.errors import StorageUnavailable
-from gateway.store.address import Address
+from gateway.store.cancellation import kept_cancellation
+from gateway.store.client import DEADLINE, RedisClient
+from gateway.store.replication import NotReplicated, Replication
+from gateway.tasks import end
 from gateway.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
-RedisClient: TypeAlias = Redis | RedisCluster
+Send: TypeAlias = Callable[[Sequence[str | int]], Awaitable[Any]]
 T = TypeVar("T")
 
-DEADLINE = 0.1
-"""Seconds that a request may wait for Redis (interface §7), and that a socket may."""
-MOST_CONNECTIONS = 64
-"""To one server."""
 MOST_COMMANDS = 48
 """At once; more wait their turn, within their deadline. The other connections are for subscriptions and probes."""
 PROBE_INTERVAL = 0.25
 PROBE_DEADLINE = 1.0
 """Nobody waits for a probe, and it may have to ask several sentinels or cluster nodes in turn."""
 PROBE_KEY = "qpg:probe"
+LOOK_INTERVAL = 1.0
+"""Between two looks at the replicas, which also find a fault that no request has met."""
+REPLICATION_SHARE = 0.8
+"""Of the deadline: how long a replica may take, so that there is time left to hear that none did."""
 
 _UNAVAILABLE = (
     OSError,  # includes the TimeoutError of our own deadline
@@ -62,6 +63,8 @@ _UNAVAILABLE = (
     exceptions.ReadOnlyError,  # a primary that was demoted
     exceptions.OutOfMemoryError,
     exceptions.MasterDownError,
+    exceptions.NoPermissionError,  # an ACL user that may not do all that it needs
+    exceptions.AskError,  # a slot that moved, perhaps to a node not known yet
     exceptions.TryAgainError,
     exceptions.ClusterError,
     exceptions.RedisClusterException,  # no node reachable, or a slot that no node serves
@@ -70,42 +73,8 @@ _UNAVAILABLE_REPLY = re.compile(r"(^|caused error: \W*)(BUSY|MISCONF|NOREPLICAS)
 """Replies, alone or of a pipeline, that redis-py has no class for: a script runs, disk full, replicas missing."""
 
 
-def connect(url: SecretStr | str) -> RedisClient:
-    """Make a client for `redis://`, `rediss://`, `unix://`, `redis+cluster://` or `redis+sentinel://`.
-
-    Nothing is sent until the first command. Raises `ValueError`, without the URL in it, if it cannot be read.
-    The client never retries: redis-py's default waits 3.3 s on a dead server.
-    """
-    address = Address.parse(url)
-    sockets: dict[str, Any] = {
-        "socket_timeout": DEADLINE,
-        "socket_connect_timeout": DEADLINE,
-        "retry": Retry(NoBackoff(), 0),
-        # RESP2: one round trip less to connect, and no server notices that would stretch our timeouts.
-        "protocol": 2,
-    }
-    options: dict[str, Any] = {
-        **sockets,
-        "username": address.username,
-        "password": address.password.get_secret_value() if address.password else None,
-        "max_connections": MOST_CONNECTIONS,
-    }
-    if address.scheme == "redis+cluster":
-        nodes = [ClusterNode(host, port) for host, port in address.hosts]
-        # The configured names stay the way in: the addresses behind them change when a cluster is restarted.
-        return RedisCluster(startup_nodes=nodes, dynamic_startup_nodes=False, **options)
-    options["db"] = address.db
-    if address.scheme == "redis+sentinel":
-        login = {name: address.options.get(f"sentinel_{name}") for name in ("username", "password")}
-        sentinels = Sentinel(address.hosts, sentinel_kwargs={**sockets, **login}, **options)  # type: ignore[no-untyped-call]
-        primary: Redis = sentinels.master_for(address.service)
-        return primary
-    if address.scheme == "unix":
-        return Redis.from_pool(ConnectionPool(UnixDomainSocketConnection, path=address.path, **options))
-    [(host, port)] = address.hosts
-    kind = SSLConnection if address.scheme == "rediss" else Connection
-    options.update(address.options)
-    return Redis.from_pool(ConnectionPool(kind, host=host, port=port, **options))
+_RESET_UNDER_UVLOOP = "the handler is closed"
+"""What uvloop says, as a RuntimeError, to a write on a connection that was reset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +95,17 @@ class Script:
 
     async def __call__(self, redis: RedisClient, keys: Sequence[str], args: Sequence[str | int]) -> Any:  # noqa: ANN401
         """Run it over `keys`, which must lie in one hash slot; return what it returns."""
+        return await self.send(lambda command: redis.execute_command(*command), keys, args)
+
+    async def send(self, send: Send, keys: Sequence[str], args: Sequence[str | int]) -> Any:  # noqa: ANN401
+        """Run it by means of `send`, which sends a command and returns the reply."""
         try:
-            return await redis.evalsha(self.sha, len(keys), *keys, *args)
+            return await send(["EVALSHA", self.sha, len(keys), *keys, *args])
         except exceptions.NoScriptError:
-            return await redis.eval(self.text, len(keys), *keys, *args)
+            return await send(["EVAL", self.text, len(keys), *keys, *args])
+
+
+_PROBE = Script('return redis.call("SET", KEYS[1], 1, "PX", 1000)')
 
 
 class Store:
@@ -144,6 +120,8 @@ class Store:
         self._in_doubt = asyncio.Event()
         self._up = True
         self._watch: asyncio.Task[None] | None = None
+        self._lookout: asyncio.Task[None] | None = None
+        self._replication = Replication(clock, wait=REPLICATION_SHARE * deadline)
 
     @property
     def up(self) -> bool:
@@ -155,14 +133,13 @@ class Store:
         self._metrics.redis_up.set(1)
         await self._probe()
         self._watch = asyncio.create_task(self._keep_watch())
+        self._lookout = asyncio.create_task(self._look_out())
 
     async def close(self) -> None:
         """Stop watching and close every connection."""
-        if self._watch is not None:
-            self._watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watch
-            self._watch = None
+        await end(self._watch)
+        await end(self._lookout)
+        self._watch = self._lookout = None
         # Closing can only fail on connections that are broken anyway.
         with suppress(exceptions.RedisError, OSError):
             await self._redis.aclose()
@@ -182,13 +159,18 @@ class Store:
         fault: Exception
         try:
             # redis-py closes a connection whose command is cancelled, which is how the deadline ends one.
-            async with asyncio.timeout(self._deadline), self._slots:
-                self._refuse_if_in_doubt()  # it may have come up while waiting for a slot
-                return await command(self._redis)
+            with kept_cancellation():
+                async with asyncio.timeout(self._deadline), self._slots:
+                    self._refuse_if_in_doubt()  # it may have come up while waiting for a slot
+                    return await command(self._redis)
         except _UNAVAILABLE as error:
             fault = error
         except exceptions.ResponseError as error:
             if not _UNAVAILABLE_REPLY.search(str(error)):
+                raise
+            fault = error
+        except RuntimeError as error:
+            if _RESET_UNDER_UVLOOP not in str(error):
                 raise
             fault = error
         finally:
@@ -203,7 +185,12 @@ class Store:
         Where Redis has replicas, one of them has the effect too when this returns (`WAIT 1`). Raises
         `StorageUnavailable` as `run` does, also if no replica had it in time; it may have been carried out then.
         """
-        return await self.run(lambda redis: script(redis, keys, args))
+        try:
+            return await self.run(
+                lambda redis: script.send(lambda command: self._replication.send(redis, keys[0], command), keys, args)
+            )
+        except NotReplicated:
+            raise StorageUnavailable(retry_after=1) from None
 
     def _refuse_if_in_doubt(self) -> None:
         if self._in_doubt.is_set():
@@ -221,6 +208,18 @@ class Store:
             if not self._up:
                 await self._clock.sleep(PROBE_INTERVAL)
 
+    async def _look_out(self) -> None:
+        while True:
+            await self._clock.sleep(LOOK_INTERVAL)
+            try:
+                await self.run(self._replication.look)
+                if self._replication.missing:
+                    await self._probe()  # anew through the sentinels, who may have named another primary
+            except StorageUnavailable:
+                pass  # the watch has it
+            except Exception as error:
+                self._doubt(error)  # whatever it is, the probe meets it too, and tells
+
     async def _probe(self) -> None:
         fault = await self._fault()
         was_up, self._up = self._up, fault is None
@@ -237,15 +236,20 @@ class Store:
     async def _fault(self) -> str | None:
         """Return the name of what is wrong with Redis, or None."""
         try:
-            async with asyncio.timeout(PROBE_DEADLINE):
-                # Idle connections may lead to a server that was replaced; after a failover that is all of them.
-                if isinstance(self._redis, RedisCluster):
-                    await self._redis.ping(target_nodes=RedisCluster.PRIMARIES)
-                else:
-                    await self._redis.connection_pool.disconnect(inuse_connections=False)
-                # A write, because a server that is read-only, full or without quorum still answers PING.
-                await self._redis.set(PROBE_KEY, 1, px=1000)
+            with kept_cancellation():
+                async with asyncio.timeout(PROBE_DEADLINE):
+                    await self._try()
         except Exception as error:
             # Whatever it is, Redis cannot be used, and the watch must go on: it is the only way back.
             return type(error).__name__
         return None
+
+    async def _try(self) -> None:
+        # Idle connections may lead to a server that was replaced; after a failover that is all of them. A cluster's
+        # client sees to its own when a primary does not answer.
+        if not isinstance(self._redis, RedisCluster):
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
+        await self._replication.look(self._redis)
+        # A write, because a server that is read-only, full or without quorum still answers ROLE; and in a script,
+        # because that is what nearly everything else is.
+        await _PROBE(self._redis, [PROBE_KEY], [])

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from gateway.access.limits import Decision, Limit, LocalLimiter, RedisLimiter, client_limit
 from gateway.clock import SystemClock
 from gateway.quota import Quota
-from gateway.store.redis import Store, connect
+from gateway.store.client import connect
+from gateway.store.redis import Store
 from gateway.telemetry.metrics import Metrics
 from tests.plugins.valkey import ValkeyServer
 

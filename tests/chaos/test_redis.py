@@ -87,7 +87,9 @@ def test_nothing_is_unlimited_meanwhile(case, settings_of, chaos_redis, simulato
     with running(settings_of(redis_url=chaos_redis.url("redis"))) as gateway, gateway.client(READER_KEY) as reader:
         case.break_it(chaos_redis)
         statuses = [reader.get("/balances").status_code for _ in range(2 * READER_LIMIT)]
-        assert statuses == [200] * READER_LIMIT + [429] * READER_LIMIT
+        allowed = statuses.index(429)
+        assert 1 <= allowed <= READER_LIMIT  # the share of one process; the module's other gateway may count too
+        assert statuses[allowed:] == [429] * (2 * READER_LIMIT - allowed)
 
 
 def test_a_claim_that_a_frozen_redis_runs_late_does_nothing(gateway, chaos_redis, simulator):

@@ -27,7 +27,7 @@ from gateway.quantapay.guard import Guard, Retries
 from gateway.sandbox.simulator import SimulatorOptions, running_simulator
 from gateway.server import Listener, bind
 from gateway.settings import Settings
-from gateway.store.redis import connect
+from gateway.store.client import connect
 from gateway.telemetry import logs, status
 
 MARKER = "CANARY"

@@ -21,7 +21,8 @@ from gateway.errors import StorageUnavailable, UpstreamBudgetExhausted
 from gateway.quantapay.budget import Budget, BudgetState, SharedBudget, Unmetered
 from gateway.quantapay.urgency import Urgency
 from gateway.quota import Quota
-from gateway.store.redis import DEADLINE, Store, connect
+from gateway.store.client import DEADLINE, connect
+from gateway.store.redis import Store
 from gateway.telemetry.metrics import Metrics
 from tests.plugins.valkey import ValkeyServer
 

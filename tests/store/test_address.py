@@ -8,7 +8,7 @@ from redis.asyncio import Redis, RedisCluster, SSLConnection, UnixDomainSocketCo
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from gateway.store.address import Address
-from gateway.store.redis import DEADLINE, MOST_CONNECTIONS, connect
+from gateway.store.client import DEADLINE, MOST_CONNECTIONS, connect
 
 PASSWORD = "marked-hunter2"
 

@@ -24,7 +24,8 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.store.cache import Cache, CacheKey, Fetched, Found, Served
-from gateway.store.redis import Store, connect
+from gateway.store.client import connect
+from gateway.store.redis import Store
 from gateway.telemetry.metrics import Metrics
 from tests.plugins.valkey import ValkeyServer
 
@@ -197,11 +198,11 @@ async def test_keys_in_redis_are_hashes_in_one_slot_and_always_end(valkey: Valke
         reading = asyncio.create_task(one.read(upstream))
         await upstream.called()
         with valkey.client() as client:
-            [lease] = client.keys("*")
+            [lease] = client.keys("qpg:cache:*")
             assert 0 < client.pttl(lease) <= 3000
             upstream.release()
             await reading
-            [entry] = client.keys("*")
+            [entry] = client.keys("qpg:cache:*")
             assert 325_000 < client.pttl(entry) <= 330_000
         assert lease == entry + b":lease"
         name = entry.removeprefix(b"qpg:cache:{").removesuffix(b"}")
@@ -302,7 +303,7 @@ async def test_a_bug_reaches_every_reader_with_where_it_happened(valkey: ValkeyS
         await asyncio.gather(*(reader() for _ in range(5)))
         assert len(set(lengths)) == 1
         with valkey.client() as client:
-            assert client.keys("*") == []
+            assert client.keys("qpg:cache:*") == []
 
 
 UNWELL = [
@@ -459,7 +460,7 @@ async def test_what_is_fresh_for_no_time_is_kept_nowhere(valkey: ValkeyServer, f
             found = await one.read(upstream, fresh_for=0, force=force)
             assert (found.value, found.served, found.fresh_for) == (b"value %d" % number, Served.MISS, 0)
         with valkey.client() as client:
-            assert client.keys("*") == []
+            assert client.keys("qpg:cache:*") == []
         upstream.fails = UpstreamUnavailable()
         with pytest.raises(UpstreamUnavailable):
             await one.read(upstream, fresh_for=0, force=force)
@@ -528,7 +529,7 @@ async def test_a_fetch_that_never_ends_is_ended(valkey: ValkeyServer, monkeypatc
             await one.read(upstream)
         await until(lambda: not one.cache._aloft)
         with valkey.client() as client:
-            assert client.keys("*") == []
+            assert client.keys("qpg:cache:*") == []
         upstream.release()
         assert (await one.read(upstream)).served is Served.MISS
 
@@ -562,7 +563,7 @@ async def test_closing_ends_flights_frees_their_leases_and_tells_their_readers(v
         outcomes = await asyncio.gather(*readers, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [NotReady] * 3
         with valkey.client() as client:
-            assert client.keys("*:lease") == []
+            assert client.keys("qpg:cache:*:lease") == []
         with pytest.raises(NotReady):
             await one.read(upstream)
         assert (await one.read(upstream, key=CacheKey("get-balances", "kept"))).served is Served.HIT

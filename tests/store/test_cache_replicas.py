@@ -12,9 +12,10 @@ import redis
 from gateway.clock import SystemClock
 from gateway.errors import NotReady, StorageUnavailable, UpstreamTimeout, UpstreamUnavailable
 from gateway.store.cache import Cache, CacheKey, Fetched, Found, Served
+from gateway.store.client import connect
 from gateway.store.flight import LEASE, MOST_BYTES, SharedEntry
 from gateway.store.local_cache import Entry
-from gateway.store.redis import Script, Store, connect
+from gateway.store.redis import Script, Store
 from gateway.telemetry.metrics import Metrics
 from tests.plugins.valkey import ValkeyServer
 

@@ -14,8 +14,9 @@ from redis.asyncio import Redis
 
 from gateway.clock import SystemClock
 from gateway.errors import GatewayError, IdempotencyInProgress, IdempotencyKeyReused, StorageUnavailable
+from gateway.store.client import connect
 from gateway.store.idempotency import KEPT, MOST_BODY, Answer, Claim, Idempotency
-from gateway.store.redis import Script, Store, connect
+from gateway.store.redis import Script, Store
 from gateway.telemetry.metrics import IDEMPOTENCY_RESULTS, Metrics
 from tests.plugins.valkey import ValkeyServer
 
@@ -186,9 +187,9 @@ async def test_an_owner_that_lost_its_claim_frees_nothing(
     valkey.flush()
     await state(neighbour, valkey)
     with valkey.client() as client:
-        before = {name: client.get(name) for name in client.keys("*")}
+        before = {name: client.get(name) for name in client.keys("qpg:idempotency:*")}
         await claim.release()
-        assert {name: client.get(name) for name in client.keys("*")} == before
+        assert {name: client.get(name) for name in client.keys("qpg:idempotency:*")} == before
     assert gateway.counted() == {"claimed": 1}
 
 

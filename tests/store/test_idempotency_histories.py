@@ -13,8 +13,9 @@ from redis.asyncio import Redis
 
 from gateway.clock import SystemClock
 from gateway.errors import GatewayError, IdempotencyInProgress, IdempotencyKeyReused, StorageUnavailable
+from gateway.store.client import DEADLINE
 from gateway.store.idempotency import KEPT, Answer, Claim, Idempotency
-from gateway.store.redis import DEADLINE, Script, Store
+from gateway.store.redis import Script, Store
 from gateway.telemetry.metrics import Metrics
 from tests.plugins.valkey import ValkeyServer
 
@@ -147,7 +148,7 @@ class Histories(RuleBasedStateMachine):
     async def values(self) -> dict[bytes, bytes]:
         """Return all of ours that lies in Redis."""
         redis = self.store.redis
-        return {key: await redis.get(key) for key in await redis.keys("qpg:*")}
+        return {key: await redis.get(key) for key in await redis.keys("qpg:idempotency:*")}
 
     @rule(name=names, fingerprint=fingerprints, faults=some_faults, process=st.integers(0, 1))
     def claim(self, name: tuple[str, str], fingerprint: str, faults: list[Fault], process: int) -> None:
@@ -268,7 +269,7 @@ async def test_a_claim_that_is_always_too_late_claims_nothing(valkey: ValkeyServ
     with pytest.raises(StorageUnavailable) as refused:
         await claimed(store, ["none", "stall", "stall"])
     assert (refused.value.outcome, refused.value.retry_after) == ("not_sent", 1)
-    assert await store.redis.keys("qpg:*") == []
+    assert await store.redis.keys("qpg:idempotency:*") == []
     assert isinstance(await claimed(store, []), Claim)
     await store.close()
 

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway.clock import SystemClock
+from gateway.store.client import connect
 from gateway.store.membership import FORGOTTEN_AFTER, HEARTBEAT, KEY, Membership
-from gateway.store.redis import Store, connect
+from gateway.store.redis import Store
 from gateway.telemetry.metrics import Metrics
 from tests.plugins.valkey import ValkeyServer
 

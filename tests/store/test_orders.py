@@ -11,8 +11,9 @@ from redis.asyncio import Redis
 
 from gateway.clock import SystemClock
 from gateway.errors import OrderIdTaken, StorageUnavailable
+from gateway.store.client import connect
 from gateway.store.orders import KEPT, Orders
-from gateway.store.redis import Store, connect
+from gateway.store.redis import Store
 from gateway.telemetry.metrics import Metrics
 from tests.plugins.valkey import ValkeyServer
 

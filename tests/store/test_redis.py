@@ -1,12 +1,9 @@
-"""The store against a real Valkey that is killed, frozen, filled and demoted."""
+"""The store against a real Valkey that is killed and frozen; `test_production_*.py` has the other faults."""
 
 import asyncio
-import socket
-import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import structlog
@@ -14,13 +11,12 @@ from redis import exceptions
 
 from gateway.clock import SystemClock
 from gateway.errors import StorageUnavailable
-from gateway.store.embedded import find_server
-from gateway.store.redis import MOST_COMMANDS, Script, Store, connect
+from gateway.store.client import connect
+from gateway.store.redis import MOST_COMMANDS, Script, Store
 from gateway.telemetry.metrics import Metrics
 from tests.plugins.valkey import ValkeyServer
 
 ValkeyFactory = Callable[[], ValkeyServer]
-Launch = Callable[..., subprocess.Popen[bytes]]
 
 PATIENCE = 5.0
 """Seconds that a recovery may take on a busy machine; it takes 0.3."""
@@ -64,28 +60,6 @@ async def refused(store: Store) -> float:
     assert caught.value.retry_after == 1
     assert caught.value.__context__ is None
     return time.perf_counter() - started
-
-
-@pytest.fixture
-def launch() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Runs Valkey servers that `ValkeyServer` cannot: on TCP, in a cluster, as a sentinel."""
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def run(*arguments: object) -> subprocess.Popen[bytes]:
-        command = [find_server(), *map(str, arguments)]
-        processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
-        return processes[-1]
-
-    yield run
-    for process in processes:
-        process.kill()
-        process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_commands_run_and_are_timed(valkey: ValkeyServer) -> None:
@@ -168,6 +142,21 @@ async def test_no_late_reply_is_taken_for_another_commands(valkey_factory: Valke
                 assert await read(number) == b"%d" % number
 
 
+async def test_a_connection_that_was_reset_under_uvloop_is_a_fault_of_redis(valkey: ValkeyServer) -> None:
+    async def reset(_client: object) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+    async def bug(_client: object) -> None:
+        raise RuntimeError("something else")
+
+    store = Store(connect(valkey.url), clock=SystemClock(), metrics=Metrics())
+    with pytest.raises(StorageUnavailable):
+        await store.run(reset)
+    with pytest.raises(RuntimeError):
+        await store.run(bug)
+    await store.close()
+
+
 async def test_a_cancelled_request_leaves_no_reply_behind(valkey: ValkeyServer) -> None:
     async with running(valkey.url) as store:
         for _ in range(20):
@@ -178,6 +167,18 @@ async def test_a_cancelled_request_leaves_no_reply_behind(valkey: ValkeyServer) 
             await asyncio.gather(task, return_exceptions=True)
             assert await store.run(lambda redis: redis.echo("mine")) == b"mine"
         assert store.up
+
+
+async def test_a_cancelled_request_ends_as_one_wherever_it_was(valkey: ValkeyServer) -> None:
+    async with running(valkey.url) as store:
+        for ticks in range(200):
+            task = asyncio.create_task(store.run(lambda redis: redis.echo("late")))
+            for _ in range(ticks % 20):
+                await asyncio.sleep(0)
+            if task.cancel():
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+        assert await store.run(lambda redis: redis.echo("mine")) == b"mine"
 
 
 async def test_one_slow_command_is_refused_without_declaring_redis_down(valkey: ValkeyServer) -> None:
@@ -199,29 +200,6 @@ async def test_a_store_that_was_not_started_tries_every_command(valkey_factory: 
     server.restart()
     assert await store.run(lambda redis: redis.ping())
     await store.close()
-
-
-@pytest.mark.parametrize(
-    ("fault", "mended"),
-    [
-        (["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"]),
-        (["REPLICAOF", "127.0.0.1", "1"], ["REPLICAOF", "NO", "ONE"]),
-        (["CONFIG", "SET", "min-replicas-to-write", "1"], ["CONFIG", "SET", "min-replicas-to-write", "0"]),
-    ],
-    ids=["full", "read-only", "without replicas"],
-)
-async def test_a_server_that_refuses_writes_counts_as_unavailable(
-    valkey_factory: ValkeyFactory, fault: list[str], mended: list[str]
-) -> None:
-    server = valkey_factory()
-    with server.client() as client:
-        async with running(server.url) as store:
-            client.execute_command(*fault)
-            await refused(store)
-            await until(lambda: not store.up)
-            client.execute_command(*mended)
-            await until_back(store)
-            assert store.up
 
 
 async def test_a_refusal_inside_a_pipeline_counts_as_unavailable(valkey_factory: ValkeyFactory) -> None:
@@ -274,54 +252,3 @@ async def test_closing_is_quiet_when_the_server_is_gone_or_frozen(valkey_factory
     assert time.perf_counter() - started < 1
     for closed in (store, other):
         await closed.close()
-
-
-async def test_a_store_works_on_a_cluster(launch: Launch, tmp_path: Path) -> None:
-    port = free_port()
-    options = ["--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", tmp_path]
-    options += ["--cluster-enabled", "yes", "--cluster-port", free_port()]
-    node = launch(*options)
-    await open_cluster(port)
-    increment = Script("return redis.call('INCR', KEYS[1])")
-    async with running(f"redis+cluster://127.0.0.1:{port},127.0.0.1:{free_port()}", deadline=1) as store:
-        await until_back(store)
-        assert await store.run(lambda redis: increment(redis, ["qpg:{a}:n"], [])) == 1
-        assert await store.run(lambda redis: increment(redis, ["qpg:{a}:n"], [])) == 2
-        node.kill()
-        node.wait()
-        await refused(store)
-        await until(lambda: not store.up)
-        launch(*options)
-        await until_back(store)
-        assert await store.run(lambda redis: increment(redis, ["qpg:{a}:n"], [])) == 1
-
-
-async def open_cluster(port: int) -> None:
-    """Give a lone cluster node all slots, and wait until it serves them."""
-    client = connect(f"redis://127.0.0.1:{port}")
-    for _ in range(int(PATIENCE / 0.02)):
-        try:
-            await client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
-        except exceptions.ConnectionError:
-            pass  # not listening yet
-        except exceptions.ResponseError:
-            info = await client.execute_command("CLUSTER INFO")
-            if info["cluster_state"] == "ok":
-                break
-        await asyncio.sleep(0.02)
-    await client.aclose()
-
-
-async def test_sentinels_lead_to_the_primary(launch: Launch, tmp_path: Path) -> None:
-    primary, sentinel, nobody = free_port(), free_port(), free_port()
-    configuration = tmp_path / "sentinel.conf"
-    configuration.write_text(
-        f"port {sentinel}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor main 127.0.0.1 {primary} 1\n"
-    )
-    launch("--port", primary, "--bind", "127.0.0.1", "--save", "")
-    launch(configuration, "--sentinel")
-    async with running(f"redis+sentinel://127.0.0.1:{nobody},127.0.0.1:{sentinel}/main/1") as store:
-        await until_back(store)
-        assert store.up
-        await store.run(lambda redis: redis.set("k", "v"))
-        assert await store.run(lambda redis: redis.get("k")) == b"v"

@@ -10,7 +10,8 @@ from gateway.clock import Clock
 from gateway.errors import StorageUnavailable
 from gateway.quantapay.budget.share import LOGS, Counts, Grant, Share, limits
 from gateway.quota import Quota
-from gateway.store.redis import RedisClient, Script, Store
+from gateway.store.client import RedisClient
+from gateway.store.redis import Script, Store
 
 LOOK_EVERY = 5.0
 """Seconds between two looks of a process that makes no calls."""
