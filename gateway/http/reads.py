@@ -15,7 +15,7 @@ from fastapi import Header, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from gateway.errors import UpstreamRejected
+from gateway.errors import UpstreamError, UpstreamRejected
 from gateway.http.dependencies import ServicesDependency, upstream_responses
 from gateway.quantapay.functions import Function
 from gateway.quantapay.guard import REFUSALS
@@ -130,7 +130,7 @@ class Reads:
         """Say how the answer came about (RFC 9211)."""
         stored = found.fresh_for > 0
         if found.failure is not None:
-            return f"{_NAME}; {_staleness(found)}"
+            return f"{_NAME}; {_staleness(found, found.failure)}"
         if found.served is Served.HIT:
             return f"{_NAME}; hit; ttl={int(found.fresh_for - found.age)}"
         forwarded = "fwd=miss" if stored else "fwd=bypass"
@@ -167,12 +167,11 @@ def read_responses() -> dict[int | str, dict[str, Any]]:
     }
 
 
-def _staleness(found: Found) -> str:
+def _staleness(found: Found, failure: UpstreamError) -> str:
     """Say why a stale answer was served: after a call that failed, or because none could be made."""
-    assert found.failure is not None  # noqa: S101 - only then is it asked
-    if not found.attempted or isinstance(found.failure, REFUSALS):
-        return f"hit; ttl={int(found.fresh_for - found.age)}; detail=stale-{found.failure.code}"
-    status = found.failure.upstream_status
+    if not found.attempted or isinstance(failure, REFUSALS):
+        return f"hit; ttl={int(found.fresh_for - found.age)}; detail=stale-{failure.code}"
+    status = failure.upstream_status
     return "fwd=stale; " + (f"fwd-status={status}; " if status else "") + "detail=stale-if-error"
 
 

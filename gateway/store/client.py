@@ -47,7 +47,7 @@ def connect(url: SecretStr | str) -> RedisClient:
     options["db"] = address.db
     if address.scheme == "redis+sentinel":
         login = {name: address.options.get(f"sentinel_{name}") for name in ("username", "password")}
-        sentinels = Sentinel(address.hosts, sentinel_kwargs={**sockets, **login}, **options)  # type: ignore[no-untyped-call]
+        sentinels = Sentinel(address.hosts, sentinel_kwargs={**sockets, **login}, **options)  # type: ignore[no-untyped-call]  # redis-py has no types here
         primary: Redis = sentinels.master_for(address.service)
         return primary
     if address.scheme == "unix":

@@ -123,7 +123,7 @@ class SharedEntry:
             self._may_hold_lease = False
             await self._run("free")
 
-    async def _run(self, verb: str, *args: int | bytes) -> Any:  # noqa: ANN401
+    async def _run(self, verb: str, *args: int | bytes) -> Any:  # noqa: ANN401 - a reply of Redis
         """Run the script, a second time if Redis may have been slow for a moment only.
 
         Going on without it costs a call to QuantaPay that another process makes too.

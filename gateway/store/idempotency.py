@@ -247,5 +247,5 @@ class _Records:
         try:
             return _Swap(time, done=False, record=_decode(in_the_way) if in_the_way else None)
         except ValueError:
-            log.error("a value under an idempotency key is not ours, refusing the key", key=key)  # noqa: TRY400
+            log.error("a value under an idempotency key is not ours, refusing the key", key=key)  # noqa: TRY400 - its text holds the value
         raise StorageUnavailable(retry_after=RETRY_AFTER, outcome=outcome)

@@ -93,11 +93,11 @@ class Script:
         """Read the script `name` that lies beside the modules of `package`."""
         return cls(files(package).joinpath(name).read_text(encoding="utf-8"))
 
-    async def __call__(self, redis: RedisClient, keys: Sequence[str], args: Sequence[str | int]) -> Any:  # noqa: ANN401
+    async def __call__(self, redis: RedisClient, keys: Sequence[str], args: Sequence[str | int]) -> Any:  # noqa: ANN401 - a reply of Redis
         """Run it over `keys`, which must lie in one hash slot; return what it returns."""
         return await self.send(lambda command: redis.execute_command(*command), keys, args)
 
-    async def send(self, send: Send, keys: Sequence[str], args: Sequence[str | int]) -> Any:  # noqa: ANN401
+    async def send(self, send: Send, keys: Sequence[str], args: Sequence[str | int]) -> Any:  # noqa: ANN401 - a reply of Redis
         """Run it by means of `send`, which sends a command and returns the reply."""
         try:
             return await send(["EVALSHA", self.sha, len(keys), *keys, *args])
@@ -179,7 +179,7 @@ class Store:
         # Outside the `except`, so that the fault, which can hold a command's arguments, is not its context.
         raise StorageUnavailable(retry_after=1)
 
-    async def write(self, script: Script, keys: Sequence[str], args: Sequence[str | int]) -> Any:  # noqa: ANN401
+    async def write(self, script: Script, keys: Sequence[str], args: Sequence[str | int]) -> Any:  # noqa: ANN401 - a reply of Redis
         """Run a script whose effect must not be lost, and return what it returns.
 
         Where Redis has replicas, one of them has the effect too when this returns (`WAIT 1`). Raises

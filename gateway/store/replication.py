@@ -73,7 +73,7 @@ class Replication:
         """Whether a primary that had replicas has none now. It may have been replaced, and not know yet."""
         return any(map(self._misses_replicas, self._primaries.values()))
 
-    async def send(self, redis: RedisClient, key: str, command: Command) -> Any:  # noqa: ANN401
+    async def send(self, redis: RedisClient, key: str, command: Command) -> Any:  # noqa: ANN401 - a reply of Redis
         """Send a command whose keys lie in the slot of `key`, and return its reply.
 
         It takes one round trip, and where the primary has replicas, until one of them has the effect as well.
@@ -91,7 +91,7 @@ class Replication:
         self._succeeds = True
         return reply
 
-    async def _route(self, redis: RedisClient, key: str, command: Command) -> Any:  # noqa: ANN401
+    async def _route(self, redis: RedisClient, key: str, command: Command) -> Any:  # noqa: ANN401 - a reply of Redis
         """Send a command to the server that has `key`."""
         if not isinstance(redis, RedisCluster):
             return await self._send(redis, None, command)
@@ -109,7 +109,7 @@ class Replication:
 
     async def _send(
         self, redis: RedisClient, node: ClusterNode | None, command: Command, *, asking: bool = False
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401 - a reply of Redis
         primary = self._primaries.get(_name(node)) or await self._look_at(redis, node)
         if self._misses_replicas(primary):
             raise NotReplicated
