@@ -14,6 +14,8 @@ from tests.plugins.chaos_load import CONVERSION, CREATE, READS, under_load
 from tests.plugins.gateway import ORDERS_KEY, example_config
 from tests.plugins.processes import until
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 DRAIN = 1
 """GATEWAY_DRAIN_SECONDS: ten times as long as the load balancer takes to notice."""
 TIMEOUT = 5

@@ -12,6 +12,8 @@ from tests.plugins.chaos_load import CONVERSION, CREATE, READS, Load, under_load
 from tests.plugins.gateway import MARKER, ORDERS_KEY, WEBHOOK_SECRET, example_config
 from tests.plugins.processes import GatewayProcess, until
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 NEW_CLIENT_KEY = "qsk_" + f"{MARKER}successor".ljust(43, "0")
 NEW_API_KEY = f"{MARKER}-api-key-of-next-year"
 NEW_WEBHOOK_SECRET = f"{MARKER}-webhook-secret-of-next-year"

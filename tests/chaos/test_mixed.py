@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from datetime import datetime
 
+import pytest
 import yaml
 
 from gateway.errors import UpstreamBudgetExhausted
@@ -15,6 +16,8 @@ from tests.plugins.chaos_mix import Mix, mixed
 from tests.plugins.chaos_proxy import ChaosProxy
 from tests.plugins.gateway import MARKER, example_config
 from tests.plugins.processes import until
+
+pytestmark = pytest.mark.usefixtures("unmeasured")
 
 TIMEOUT = 1.0
 """QUANTAPAY_TIMEOUT in seconds."""

@@ -9,10 +9,13 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 import yaml
 
 from gateway.sandbox.simulator.market import COINS
 from tests.plugins.gateway import ORDERS_KEY, example_config
+
+pytestmark = pytest.mark.usefixtures("unmeasured")
 
 PAIRS = list(itertools.islice(itertools.product(COINS, ("usd", "eur", "gbp", "chf", "jpy")), 50))
 FRESH_FOR = 3

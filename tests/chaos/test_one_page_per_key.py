@@ -13,6 +13,8 @@ import pytest
 from tests.plugins.gateway import ORDERS_KEY
 from tests.plugins.processes import GatewayProcess
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 KEYS = 200
 CALLERS = 12
 TIMEOUT = 1.0

@@ -140,3 +140,9 @@ def start_gateway(simulator, valkey, tmp_path) -> Iterator[Callable[..., Gateway
     yield start
     for process in started:
         process.stop()
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start processes without coverage, which doubles what a start and a request cost: for tests that are about load."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
