@@ -1,11 +1,13 @@
 """Gateways killed, callers cut off and Valkey frozen at random: for each key at most one page is ever shown."""
 
+import itertools
 import random
 import signal
 import threading
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import httpx
 import pytest
@@ -16,7 +18,7 @@ from tests.plugins.processes import GatewayProcess
 pytestmark = pytest.mark.usefixtures("unmeasured")
 
 KEYS = 200
-CALLERS = 12
+CALLERS = 24
 TIMEOUT = 1.0
 PATIENCE = 90.0
 
@@ -42,8 +44,10 @@ class Fleet:
         self._thread.join()
 
     def _trouble(self) -> None:
-        while not self._over.wait(self._random.uniform(0.2, 0.6)):
-            if self._random.random() < 0.6:
+        for freezes in itertools.cycle((True, False)):
+            if self._over.wait(self._random.uniform(0.1, 0.4)):
+                return
+            if freezes:
                 self._valkey.pause()
                 self._over.wait(self._random.uniform(0.05, 0.4))
                 self._valkey.resume()
@@ -63,6 +67,10 @@ class Caller:
         self._fleet = fleet
         self._shown = shown
         self._seed = seed
+        self._http = httpx.Client(limits=httpx.Limits(max_connections=None, max_keepalive_connections=0))
+
+    def close(self) -> None:
+        self._http.close()
 
     def create(self, number: int) -> None:
         chance = random.Random(f"{self._seed} {number}")
@@ -71,7 +79,7 @@ class Caller:
             # Sometimes it loses patience while the gateway is at it, as a cut connection would.
             timeout = chance.choice([0.05, 0.15, 5.0, 5.0])
             try:
-                answer = httpx.post(
+                answer = self._http.post(
                     chance.choice(self._fleet.gateways).url + "/checkout-sessions",
                     json={"price": f"{number + 1}.00", "currency": "usd", "order_id": f"ORD-{number}"},
                     headers={"Authorization": f"Bearer {ORDERS_KEY}", "Idempotency-Key": f"key-{number}"},
@@ -97,8 +105,12 @@ def test_whatever_breaks_each_key_shows_one_page(start_gateway, valkey_factory, 
     def start():
         return start_gateway(QUANTAPAY_TIMEOUT=str(TIMEOUT), GATEWAY_REDIS_URL=server.url)
 
-    with Fleet(start, server, chaos_seed) as fleet, ThreadPoolExecutor(CALLERS) as pool:
-        list(pool.map(Caller(fleet, shown, chaos_seed).create, range(KEYS)))
+    with (
+        Fleet(start, server, chaos_seed) as fleet,
+        closing(Caller(fleet, shown, chaos_seed)) as caller,
+        ThreadPoolExecutor(CALLERS) as pool,
+    ):
+        list(pool.map(caller.create, range(KEYS)))
 
     assert fleet.kills >= 2
     assert fleet.freezes >= 2
