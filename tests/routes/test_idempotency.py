@@ -97,8 +97,11 @@ def test_while_the_first_is_under_way_the_second_waits_its_turn(gateway, simulat
         answers = list(pool.map(lambda _: create(gateway), range(20)))
     made = [answer for answer in answers if answer.status_code == 201]
     waiting = [answer for answer in answers if answer.status_code == 409]
+    # On a machine that is busy a burst can miss Redis's 100 ms; who does is told that nothing was sent.
+    turned_away = [answer for answer in answers if answer.status_code == 503]
     assert len({answer.content for answer in made}) == 1
-    assert len(made) + len(waiting) == 20
+    assert len(made) + len(waiting) + len(turned_away) == 20
+    assert {answer.json()["outcome"] for answer in turned_away} <= {"not_sent"}
     for answer in waiting:
         assert answer.json()["code"] == "idempotency-in-progress"
         assert int(answer.headers["retry-after"]) >= 1

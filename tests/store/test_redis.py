@@ -131,15 +131,23 @@ async def test_no_late_reply_is_taken_for_another_commands(valkey_factory: Valke
             value: bytes | None = await store.run(lambda redis: redis.get(f"key-{number}"))
             return value
 
+        async def read_in_time(number: int) -> bytes | None:
+            """Read again what was late: on a machine that is busy 50 ms are soon over."""
+            while True:
+                try:
+                    return await read(number)
+                except StorageUnavailable:
+                    await until_back(store)
+
         for _ in range(3):
-            assert await asyncio.gather(*(read(n) for n in range(10))) == [b"%d" % n for n in range(10)]
+            assert await asyncio.gather(*(read_in_time(n) for n in range(10))) == [b"%d" % n for n in range(10)]
             server.pause()
             outcomes = await asyncio.gather(*(read(n) for n in range(10)), return_exceptions=True)
             assert all(isinstance(outcome, StorageUnavailable) for outcome in outcomes)
             server.resume()
             await until_back(store)
             for number in range(49, -1, -1):
-                assert await read(number) == b"%d" % number
+                assert await read_in_time(number) == b"%d" % number
 
 
 async def test_a_connection_that_was_reset_under_uvloop_is_a_fault_of_redis(valkey: ValkeyServer) -> None:
