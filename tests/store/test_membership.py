@@ -14,6 +14,12 @@ from gateway.telemetry.metrics import Metrics
 from tests.plugins.valkey import ValkeyServer
 
 
+@pytest.fixture
+def valkey(valkey_factory) -> ValkeyServer:
+    """A server of this test's own: on the session's, other tests' gateways announce themselves too."""
+    return valkey_factory()
+
+
 class HeldClock(SystemClock):
     """A clock whose sleepers wake when the test says so."""
 
