@@ -100,12 +100,12 @@ class Problems:
 
     async def on_invalid_request(self, request: Request, error: Exception) -> Response:
         """Handle FastAPI's validation errors: places and reasons, never the inputs they hold."""
-        assert isinstance(error, RequestValidationError)  # noqa: S101
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
         return self.response(ValidationFailed(faults=faults_of(error.errors())), request)
 
     async def on_http_exception(self, request: Request, error: Exception) -> Response:
         """Handle what Starlette raises by itself: no such path, no such method, an unreadable request."""
-        assert isinstance(error, HTTPException)  # noqa: S101
+        assert isinstance(error, HTTPException)  # noqa: S101 - as above
         if error.status_code == NotFound.status:
             return self.response(NotFound(), request)
         if error.status_code == MethodNotAllowed.status:
