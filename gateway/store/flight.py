@@ -26,8 +26,6 @@ RENEWAL = 1.0
 """Seconds between two renewals of a lease: one may be lost."""
 POLL, POLL_JITTER = 0.03, 0.05
 """Seconds between two looks for what another replica fetches, and up to how many more."""
-SECOND_OPINION = 0.05
-"""Seconds in which the store has found out, as a rule, whether Redis is down or was slow once."""
 STALE_FOR = 300.0
 """Seconds for which an answer that is no longer fresh may stand in for one that cannot be had (interface §7)."""
 MARGIN = 0.5
@@ -124,7 +122,7 @@ class SharedEntry:
             await self._run("free")
 
     async def _run(self, verb: str, *args: int | bytes) -> Any:  # noqa: ANN401 - a reply of Redis
-        """Run the script, a second time if Redis may have been slow for a moment only.
+        """Run the script, a second time if Redis was slow for a moment only.
 
         Going on without it costs a call to QuantaPay that another process makes too.
         """
@@ -133,7 +131,6 @@ class SharedEntry:
             return await self._store.run(lambda redis: self._script(redis, self._keys, given))
         if not self._store.up:
             raise StorageUnavailable
-        await self._clock.sleep(SECOND_OPINION)
         return await self._store.run(lambda redis: self._script(redis, self._keys, given))
 
 

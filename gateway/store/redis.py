@@ -4,11 +4,12 @@ A request waits for Redis at most 100 ms in all (interface §7). One rule serves
 is gone, frozen, loading, read-only, full or without quorum.
 
 1. The command that met the fault raises `StorageUnavailable`, and Redis is *in doubt*.
-2. While it is in doubt every command raises at once: a request that was caught by the fault does not wait again,
-   and a flood does not pile up.
-3. A probe gives a second opinion, at once. If it succeeds the doubt is over, typically after a millisecond: one
-   slow command is not an outage, and nothing else has noticed. If it fails Redis is *down*, which is logged and
-   shown in `gateway_redis_up`, and the probe goes on every quarter of a second until it succeeds.
+2. A probe gives a second opinion, at once. If it succeeds the doubt is over, typically after a millisecond: one
+   slow command is not an outage. If it fails Redis is *down*, which is logged and shown in `gateway_redis_up`, and
+   the probe goes on every quarter of a second until it succeeds.
+3. Other commands wait for that opinion, but not beyond 20 ms from when the doubt began; from then on, and while
+   Redis is down, they raise at once: a request that was caught by the fault does not wait again, and a flood does
+   not pile up.
 
 A write that no replica has in time (`Store.write`) is refused as well, but raises no doubt: others can go on. If
 it was the primary that did not answer, the next command finds that out, or the look that is taken every second.
@@ -46,6 +47,8 @@ T = TypeVar("T")
 
 MOST_COMMANDS = 48
 """At once; more wait their turn, within their deadline. The other connections are for subscriptions and probes."""
+VERDICT_WAIT = 0.02
+"""From when a doubt began: how long commands wait for the probe, which takes a millisecond where all is well."""
 PROBE_INTERVAL = 0.25
 PROBE_DEADLINE = 1.0
 """Nobody waits for a probe, and it may have to ask several sentinels or cluster nodes in turn."""
@@ -118,6 +121,8 @@ class Store:
         self._deadline = deadline
         self._slots = asyncio.Semaphore(MOST_COMMANDS)
         self._in_doubt = asyncio.Event()
+        self._probed = asyncio.Event()
+        self._doubted_at = 0.0
         self._up = True
         self._watch: asyncio.Task[None] | None = None
         self._lookout: asyncio.Task[None] | None = None
@@ -154,14 +159,14 @@ class Store:
         may have been carried out all the same. A connection whose reply was not read is closed, so that a late
         reply is never taken for that of another command.
         """
-        self._refuse_if_in_doubt()
+        await self._settle_doubt()
         started = self._clock.monotonic()
         fault: Exception
         try:
             # redis-py closes a connection whose command is cancelled, which is how the deadline ends one.
             with kept_cancellation():
                 async with asyncio.timeout(self._deadline), self._slots:
-                    self._refuse_if_in_doubt()  # it may have come up while waiting for a slot
+                    await self._settle_doubt()  # it may have come up while waiting for a slot
                     return await command(self._redis)
         except _UNAVAILABLE as error:
             fault = error
@@ -192,13 +197,23 @@ class Store:
         except NotReplicated:
             raise StorageUnavailable(retry_after=1) from None
 
-    def _refuse_if_in_doubt(self) -> None:
+    async def _settle_doubt(self) -> None:
+        """Return if Redis is not in doubt, or no longer after a short wait; else raise."""
+        if not self._in_doubt.is_set():
+            return
+        patience = self._doubted_at + VERDICT_WAIT - self._clock.monotonic()
+        if self._up and patience > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._probed.wait()
         if self._in_doubt.is_set():
             raise StorageUnavailable(retry_after=1)
 
     def _doubt(self, fault: Exception) -> None:
         if self._watch is not None and not self._in_doubt.is_set():
             log.debug("redis in doubt", fault=type(fault).__name__)
+            self._doubted_at = self._clock.monotonic()
+            self._probed.clear()
             self._in_doubt.set()
 
     async def _keep_watch(self) -> None:
@@ -228,6 +243,7 @@ class Store:
             self._in_doubt.clear()
         else:
             self._in_doubt.set()
+        self._probed.set()
         if was_up and not self._up:
             log.warning("redis down, going on without it", fault=fault)
         elif self._up and not was_up:

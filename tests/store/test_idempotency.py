@@ -394,7 +394,7 @@ async def unavailable(attempt: Awaitable[Any]) -> GatewayError:
     started = time.perf_counter()
     with pytest.raises(StorageUnavailable) as refused:
         await attempt
-    assert time.perf_counter() - started < 0.4
+    assert time.perf_counter() - started < 1.5  # of a busy machine; redis-py's own patience is 3.3 s
     assert refused.value.retry_after == 1
     assert refused.value.__cause__ is None
     return refused.value
