@@ -1,5 +1,6 @@
 """Where a process is in its life: starting, ready, draining."""
 
+import asyncio
 from enum import StrEnum
 
 
@@ -16,6 +17,8 @@ class Lifecycle:
 
     def __init__(self) -> None:
         self.phase = Phase.STARTING
+        self.draining = asyncio.Event()
+        """Set once draining begins: what would go on for long ends then."""
 
     def started(self) -> None:
         """Take traffic from now on."""
@@ -25,3 +28,4 @@ class Lifecycle:
     def drain(self) -> None:
         """Ask for no new traffic; what is in flight goes on."""
         self.phase = Phase.DRAINING
+        self.draining.set()

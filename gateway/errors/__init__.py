@@ -5,17 +5,23 @@
     - MalformedRequest                400 malformed-request
     - Unauthenticated                 401 unauthenticated
     - InsufficientScope               403 insufficient-scope
+    - OriginNotAllowed                403 origin-not-allowed
+    - InvalidQuote                    403 invalid-quote
+    - QuoteExpired                    403 quote-expired
     - FunctionNotAllowed              403 function-not-allowed
     - NotFound                        404 not-found
     - MethodNotAllowed                405 method-not-allowed
     - RequestTooLarge                 413 request-too-large
     - UnsupportedMediaType            415 unsupported-media-type
     - OrderIdTaken                    409 order-id-taken
+    - OrderConflict                   409 order-conflict
+    - OrderAlreadyPaid                409 order-already-paid
     - IdempotencyInProgress           409 idempotency-in-progress
     - IdempotencyKeyReused            422 idempotency-key-reused
     - ValidationFailed                422 validation-failed
     - MissingArgument                 422 missing-argument
     - RateLimited                     429 rate-limited
+    - TooManyStreams                  429 too-many-streams
   x UpstreamError                     QuantaPay, or the way to it, failed
     + UpstreamRefusal                 ... with a definite no: nothing happened there
       - FunctionNotSupported          501 function-not-supported
@@ -42,13 +48,19 @@ from gateway.errors.caller import (
     IdempotencyInProgress,
     IdempotencyKeyReused,
     InsufficientScope,
+    InvalidQuote,
     MalformedRequest,
     MethodNotAllowed,
     MissingArgument,
     NotFound,
+    OrderAlreadyPaid,
+    OrderConflict,
     OrderIdTaken,
+    OriginNotAllowed,
+    QuoteExpired,
     RateLimited,
     RequestTooLarge,
+    TooManyStreams,
     Unauthenticated,
     UnsupportedMediaType,
     ValidationFailed,
@@ -80,17 +92,23 @@ __all__ = [
     "IdempotencyKeyReused",
     "InsufficientScope",
     "InternalError",
+    "InvalidQuote",
     "MalformedRequest",
     "MethodNotAllowed",
     "MissingArgument",
     "NotFound",
     "NotReady",
+    "OrderAlreadyPaid",
+    "OrderConflict",
     "OrderIdTaken",
+    "OriginNotAllowed",
     "Outcome",
     "Overloaded",
+    "QuoteExpired",
     "RateLimited",
     "RequestTooLarge",
     "StorageUnavailable",
+    "TooManyStreams",
     "Unauthenticated",
     "UnsupportedMediaType",
     "UpstreamBudgetExhausted",

@@ -34,6 +34,33 @@ class InsufficientScope(CallerError):
     remedy = "Use a key whose client has the scope, or add the scope to the client in gateway.yaml."
 
 
+class OriginNotAllowed(CallerError):
+    """A publishable key works only on the pages of its own origins."""
+
+    status, code = 403, "origin-not-allowed"
+    title = "The key may not be used from this origin"
+    remedy = "Call from a page on one of the client's `origins` in gateway.yaml; they are compared exactly."
+
+
+class InvalidQuote(CallerError):
+    """The quote was not signed by the shop's server for exactly this order."""
+
+    status, code = 403, "invalid-quote"
+    title = "The quote's signature is not right"
+    remedy = (
+        "Have the shop's server sign the order with the client's `quote_secret`, and send price, currency and order id "
+        "exactly as they were signed."
+    )
+
+
+class QuoteExpired(CallerError):
+    """The quote was signed more than five minutes ago, or as long ahead."""
+
+    status, code = 403, "quote-expired"
+    title = "The quote is no longer valid"
+    remedy = "Ask the shop's server for a new quote; its clock must be right."
+
+
 class FunctionNotAllowed(CallerError):
     """`/functions/{function}` serves only what the operator listed."""
 
@@ -96,6 +123,30 @@ class RateLimited(CallerError):
     status, code = 429, "rate-limited"
     title = "Too many requests"
     remedy = "Wait for the seconds in `Retry-After`, then try again; `RateLimit` tells what is left."
+
+
+class TooManyStreams(CallerError):
+    """The client, the address or the session has as many open event streams as it may."""
+
+    status, code = 429, "too-many-streams"
+    title = "Too many open event streams"
+    remedy = "Close streams that nobody watches, or wait for the seconds in `Retry-After`."
+
+
+class OrderConflict(CallerError):
+    """The order has a checkout session with another price or currency."""
+
+    status, code = 409, "order-conflict"
+    title = "The order has a session at another price"
+    remedy = "Show the session that there is, or use another `order_id` for the new price."
+
+
+class OrderAlreadyPaid(CallerError):
+    """The order's checkout session is paid, so there is nothing to pay."""
+
+    status, code = 409, "order-already-paid"
+    title = "The order is paid"
+    remedy = "Show the customer that the order is paid; use another `order_id` for another order."
 
 
 class OrderIdTaken(CallerError):

@@ -19,6 +19,7 @@ REDIS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 
 CACHE_RESULTS = ("hit", "miss", "stale", "collapsed")
 IDEMPOTENCY_RESULTS = ("claimed", "replayed", "in-progress", "key-reused", "completed", "released", "lost")
+SESSION_EVENTS = ("created", "found", "underpaid", "needs_review", "paid", "refunded", "unmatched", "ambiguous")
 BREAKER_STATES = ("closed", "open", "half-open")
 
 MOST_CLIENTS = 500
@@ -113,6 +114,19 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=self.registry,
         )
+        self.checkout_sessions = Counter(
+            "gateway_checkout_sessions",
+            "Checkout sessions by what happened: made, found again by an equal order, moved to a status, or a payment "
+            "that no session, or more than one, can claim.",
+            ["event"],
+            registry=self.registry,
+        )
+        self.event_streams = Gauge(
+            "gateway_event_streams",
+            "Open event streams of checkout sessions.",
+            multiprocess_mode="livesum",
+            registry=self.registry,
+        )
         self.redis_up = Gauge(
             "gateway_redis_up",
             "1 while Redis answers in time, 0 while this process goes on without it.",
@@ -155,6 +169,8 @@ class Metrics:
             for decision in ("allowed", "refused"):
                 for store in ("redis", "local"):
                     self.rate_limit_decisions.labels(limit=limit, decision=decision, store=store)
+        for event in SESSION_EVENTS:
+            self.checkout_sessions.labels(event=event)
         for result in IDEMPOTENCY_RESULTS:
             self.idempotency.labels(result=result)
 

@@ -1,0 +1,1 @@
+"""Checkout sessions: what was asked for, what was paid, and who is told."""

@@ -1,0 +1,113 @@
+"""A checkout session, and how a payment moves it (interface §3.5, §3.8)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+
+from gateway.quantapay.models import Transaction
+
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""How much older than its session a payment may look: QuantaPay refuses signed calls beyond this skew anyway."""
+
+
+class SessionStatus(StrEnum):
+    """How far the payment of a session is. It moves only forward, in this order."""
+
+    OPEN = "open"
+    UNDERPAID = "underpaid"
+    NEEDS_REVIEW = "needs_review"
+    """Paid, but the amount or the currency is not what was asked for."""
+    PAID = "paid"
+    REFUNDED = "refunded"
+
+    @property
+    def is_final(self) -> bool:
+        """Return whether the customer has nothing more to wait for."""
+        return self in {SessionStatus.PAID, SessionStatus.REFUNDED}
+
+
+_ORDER = list(SessionStatus)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A price that a customer was asked to pay, and what came of it."""
+
+    id: str
+    client_id: str
+    price: str
+    """Decimal text, as it was sent to QuantaPay."""
+    currency: str
+    """In lower case."""
+    order_id: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    payment_url: str
+    created_at: datetime
+    """UTC, whole seconds."""
+    status: SessionStatus = SessionStatus.OPEN
+    version: int = 1
+    """Counts the changes; the id of its events."""
+    transaction: Transaction | None = None
+    """The payment that the status is due to, or one under way."""
+
+
+def settle(session: Session, payment: Transaction, *, tolerance_percent: Decimal) -> Session:
+    """Return the session as `payment` leaves it: the one function that moves a status.
+
+    The session itself, unchanged, if the payment says nothing new. `tolerance_percent`: how much less than the
+    price counts as paid. The payer can edit the payment page, so the amount in a genuine payment is compared with
+    what was asked for, exactly.
+    """
+    status = _status_after(session, payment, tolerance_percent)
+    if _ORDER.index(status) < _ORDER.index(session.status):
+        return session
+    if status == session.status and not _may_replace(session, payment):
+        return session
+    if (status, payment) == (session.status, session.transaction):
+        return session
+    return replace(session, status=status, transaction=payment, version=session.version + 1)
+
+
+def match(sessions: Sequence[Session], payment: Transaction) -> Session | None:
+    """Return the one session that `payment` can be for, or None if there is none or nobody can tell.
+
+    All `sessions` have the payment's reference, byte for byte. One made after the payment is not meant. Several that
+    ask for the same are one order, asked for again after a broken connection: the newest stands for it.
+    """
+    meant = [session for session in sessions if _can_be_for(session, payment)]
+    if len({(session.price, session.currency) for session in meant}) != 1:
+        return None
+    return max(meant, key=lambda session: session.created_at)
+
+
+def _can_be_for(session: Session, payment: Transaction) -> bool:
+    return payment.created_at is None or payment.created_at >= session.created_at - CLOCK_TOLERANCE
+
+
+def _status_after(session: Session, payment: Transaction, tolerance_percent: Decimal) -> SessionStatus:
+    match payment.status:
+        case "completed":
+            return SessionStatus.PAID if _is_enough(session, payment, tolerance_percent) else SessionStatus.NEEDS_REVIEW
+        case "underpaid":
+            return SessionStatus.UNDERPAID
+        case "refunded":
+            return SessionStatus.REFUNDED
+        case "pending" | "unknown":
+            return SessionStatus.OPEN
+
+
+def _may_replace(session: Session, payment: Transaction) -> bool:
+    """Tell whether a payment that moves nothing is the one to show."""
+    shown = session.transaction
+    if shown is None or shown.id == payment.id:
+        return True
+    # Choosing another coin makes another row, and the customer looks at the newest. Once money came, it stays the first.
+    return session.status is SessionStatus.OPEN and (len(payment.id), payment.id) > (len(shown.id), shown.id)
+
+
+def _is_enough(session: Session, payment: Transaction, tolerance_percent: Decimal) -> bool:
+    if payment.fiat_amount is None or (payment.currency or "").lower() != session.currency:
+        return False
+    return payment.fiat_amount * 100 >= Decimal(session.price) * (100 - tolerance_percent)
