@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from decimal import Decimal
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,23 @@ from starlette.middleware import Middleware
 from gateway import __version__
 from gateway.access.keys import Keyring
 from gateway.access.limits import LocalLimiter, RedisLimiter
+from gateway.access.origins import Origins
+from gateway.access.streams import StreamSlots
 from gateway.clock import Clock, SystemClock
 from gateway.config import Config, ConfigFault, ConfigFile, config_path
 from gateway.errors import GatewayError
-from gateway.http.dependencies import Services
+from gateway.http.cors import Cors
 from gateway.http.middleware import CatchBugs, CloseWhenDraining, HeadAsGet, RequestId, RequestRecord
 from gateway.http.openapi import specification
 from gateway.http.problems import Problems
+from gateway.http.services import Services
 from gateway.lifecycle import Lifecycle
+from gateway.payments.agenda import Agenda
+from gateway.payments.changes import Changes
+from gateway.payments.checkout import Checkout
+from gateway.payments.reconcile import Reconciliation
+from gateway.payments.sessions import Sessions
+from gateway.payments.watch import Watches
 from gateway.quantapay.account import account_id, endpoint_id
 from gateway.quantapay.budget import SharedBudget
 from gateway.quantapay.client import QuantaPay
@@ -35,23 +45,23 @@ from gateway.quantapay.credentials import RotatingSecret
 from gateway.quantapay.functions import FUNCTIONS
 from gateway.quantapay.payment_urls import PaymentUrls, is_loopback
 from gateway.quantapay.transport import AiohttpTransport
-from gateway.routes import balances, checkout_sessions, functions, operations, rates, transactions
+from gateway.routes import balances, checkout_sessions, functions, operations, rates, sdk, transactions
 from gateway.routes.ops import create_ops_app
 from gateway.settings import Settings
 from gateway.store.cache import Cache
 from gateway.store.client import RedisClient
 from gateway.store.idempotency import Idempotency
 from gateway.store.membership import Membership
-from gateway.store.orders import Orders
+from gateway.store.orders import Orders, OrderSessions
 from gateway.store.redis import Store
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.status import Status
 
 log = structlog.get_logger()
 
-_BODIES: list[type[BaseModel]] = [checkout_sessions.CheckoutSessionRequest, functions.FunctionParameters]
+_BODIES: list[type[BaseModel]] = [*checkout_sessions.BODIES, functions.FunctionParameters]
 CLAIM_OUTLIVES_DEADLINE = 5.0
-"""Seconds that an idempotency claim is held beyond the deadline of the call it protects (interface §3.5)."""
+"""Seconds that a claim is held beyond the deadline of the call it protects (interface §3.5)."""
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
 """FastAPI's own would record exception texts and query strings."""
 
@@ -95,7 +105,17 @@ class Gateway:
             clock=clock,
             metrics=self.metrics,
         )
+        self._changes = Changes(self.store)
+        self._agenda = Agenda(self.store, clock=clock)
         self.services = self._services(transport or AiohttpTransport(), clock)
+        self._reconciliation = Reconciliation(
+            quantapay=self.services.quantapay,
+            sessions=self.services.sessions,
+            agenda=self._agenda,
+            tolerance=self._tolerance,
+            clock=clock,
+            metrics=self.metrics,
+        )
         self._newest_in_force = True
         self._name_functions(self.config.current)
         self.metrics.name_reads(function.name for function in FUNCTIONS if function.repeatable)
@@ -104,21 +124,38 @@ class Gateway:
         settings, store, metrics = self._settings, self.store, self.metrics
         if settings.quantapay_api_key is None:
             raise ValueError("a gateway needs QUANTAPAY_API_KEY")
+        quantapay = self._quantapay(transport, clock, settings.quantapay_api_key)
+        sessions = Sessions(store, changes=self._changes, agenda=self._agenda, metrics=metrics)
+        hold = settings.quantapay_timeout + CLAIM_OUTLIVES_DEADLINE
         return Services(
             account=account_id(settings.quantapay_url, settings.quantapay_api_key),
             cache=Cache(store, clock=clock, metrics=metrics, timeout=settings.quantapay_timeout),
+            checkout=Checkout(
+                orders=Orders(store),
+                order_sessions=OrderSessions(store, clock=clock, hold=hold),
+                sessions=sessions,
+                quantapay=quantapay,
+                patience=settings.quantapay_timeout,
+                clock=clock,
+                metrics=metrics,
+            ),
             clock=clock,
             config=self.config.current,
-            idempotency=Idempotency(
-                store, clock=clock, metrics=metrics, hold=settings.quantapay_timeout + CLAIM_OUTLIVES_DEADLINE
-            ),
+            idempotency=Idempotency(store, clock=clock, metrics=metrics, hold=hold),
             keyring=Keyring(self.config.current.clients),
             lifecycle=Lifecycle(),
             limiter=RedisLimiter(store, LocalLimiter(clock, self._processes), metrics=metrics),
-            orders=Orders(store),
+            origins=Origins(self.config.current.clients),
             public_url=settings.public_url or "",
-            quantapay=self._quantapay(transport, clock, settings.quantapay_api_key),
+            quantapay=quantapay,
+            sessions=sessions,
+            slots=StreamSlots(store, clock=clock, share=self._processes, metrics=metrics),
+            trusted_proxies=settings.trusted_proxies,
+            watches=Watches(sessions, self._changes, clock=clock),
         )
+
+    def _tolerance(self) -> Decimal:
+        return self.config.current.payments.amount_tolerance_percent
 
     def _processes(self) -> int:
         return self._membership.processes
@@ -161,6 +198,7 @@ class Gateway:
                 Middleware(RequestId, clock=services.clock),
                 Middleware(CloseWhenDraining, lifecycle=services.lifecycle),
                 Middleware(RequestRecord, clock=services.clock, metrics=self.metrics),
+                Middleware(Cors, services=services, problems=problems),
                 Middleware(CatchBugs, problems=problems),
                 Middleware(HeadAsGet),
             ],
@@ -171,7 +209,7 @@ class Gateway:
             },
         )
         app.state.services = services
-        resources = (balances, rates, checkout_sessions, transactions, functions, operations)
+        resources = (balances, rates, checkout_sessions, transactions, functions, operations, sdk)
         for resource in resources:
             app.include_router(resource.router)
         if self._settings.docs:
@@ -196,6 +234,11 @@ class Gateway:
             await self._budget.start()
             stack.push_async_callback(self._budget.close)
             stack.push_async_callback(self.services.cache.close)
+            await self.services.slots.start()
+            stack.push_async_callback(self.services.slots.close)
+            stack.push_async_callback(self.services.watches.close)
+            await self._reconciliation.start()
+            stack.push_async_callback(self._reconciliation.close)
             watching = asyncio.create_task(self.config.run())
             stack.callback(watching.cancel)
             self.services.lifecycle.started()
@@ -234,6 +277,7 @@ class Gateway:
     def _on_change(self, config: Config) -> None:
         self._name_functions(config)
         self.services.keyring = Keyring(config.clients)
+        self.services.origins = Origins(config.clients)
         self.services.config = config
 
     def _name_functions(self, config: Config) -> None:

@@ -107,7 +107,7 @@ def test_the_locks_satisfy_what_pyproject_declares() -> None:
 
 def test_the_runtime_lock_has_what_a_deployment_needs_and_no_tools() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
-    needed = PROJECT["project"]["dependencies"] + extras["embedded"] + extras["otel"]
+    needed = PROJECT["project"]["dependencies"] + extras["embedded"] + extras["otel"] + extras["sandbox"]
     locked = {pin.name for pin in pins(RUNTIME)}
     assert {canonicalize_name(Requirement(line).name) for line in needed} <= locked
     assert locked.isdisjoint({"pytest", "mypy", "ruff", "hypothesis"})

@@ -41,6 +41,11 @@ def client_limit(client_id: str, quota: Quota) -> Limit:
     return Limit("client", policy=client_id, key=f"qpg:{{{client_id}}}:rate:client", quota=quota)
 
 
+def ip_limit(client_id: str, subject: str, quota: Quota) -> Limit:
+    """Return the limit over a client's requests from one address; `subject` is what `addresses.subject` says of it."""
+    return Limit("ip", policy=f"{client_id}-ip", key=f"qpg:{{{client_id}}}:rate:ip:{subject}", quota=quota)
+
+
 @dataclass(frozen=True, slots=True)
 class LimitState:
     """What a decision left of a limit."""

@@ -17,18 +17,26 @@ def sandbox(
     ] = 8080,
     ops_port: Annotated[int, typer.Option(min=0, max=65535, help="Port for metrics and status.")] = 9464,
     simulator_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the QuantaPay simulator.")] = 8090,
+    storefront_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the shop to open in a browser.")
+    ] = 8070,
 ) -> None:
-    """Run everything on this machine: gateway, QuantaPay simulator, Valkey. Needs no key and no account.
+    """Run everything on this machine: gateway, QuantaPay simulator, shop, Valkey. Needs no key and no account.
 
     \b
     Examples:
       quantapay-gateway sandbox
       quantapay-gateway sandbox --port 9000
     """
-    from gateway.sandbox.run import run_sandbox  # noqa: PLC0415 - production never loads it
+    try:
+        from gateway.sandbox.run import run_sandbox  # noqa: PLC0415 - production never loads it
+    except ModuleNotFoundError as error:
+        if error.name != "segno":
+            raise
+        fail("the sandbox needs more packages: run `pip install 'quantapay-gateway[embedded,sandbox]'`")
 
     try:
-        run_sandbox(port=port, ops_port=ops_port, simulator_port=simulator_port)
+        run_sandbox(port=port, ops_port=ops_port, simulator_port=simulator_port, storefront_port=storefront_port)
     except KeyboardInterrupt:
         pass  # stopped before it was up
     except (EmbeddedValkeyError, OSError) as error:

@@ -37,9 +37,10 @@ def json_body(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
     return read
 
 
-def describe(model: type[BaseModel]) -> dict[str, Any]:
-    """Declare a body for the specification (`openapi_extra`), as `json_body` hides it from FastAPI."""
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+def describe(*models: type[BaseModel]) -> dict[str, Any]:
+    """Declare a body, one of several, for the specification (`openapi_extra`), as `json_body` hides it from FastAPI."""
+    schemas = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in models]
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
     return {
         "requestBody": {
             "required": True,

@@ -166,6 +166,7 @@ class HeadAsGet:
             await self._app(scope, receive, send)
             return
         scope["method"] = "GET"
+        scope["state"] = {**scope.get("state", {}), "is_head": True}
 
         async def send_without_body(message: Message) -> None:
             if message["type"] == "http.response.start":

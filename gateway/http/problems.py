@@ -14,11 +14,25 @@ from starlette.responses import Response
 
 from gateway.errors import (
     FieldFault,
+    FunctionNotSupported,
     GatewayError,
+    InsufficientScope,
     InternalError,
     MalformedRequest,
     MethodNotAllowed,
     NotFound,
+    OriginNotAllowed,
+    Overloaded,
+    RateLimited,
+    Unauthenticated,
+    UpstreamBudgetExhausted,
+    UpstreamClockSkew,
+    UpstreamCredentialsRejected,
+    UpstreamInvalidResponse,
+    UpstreamRejected,
+    UpstreamThrottled,
+    UpstreamTimeout,
+    UpstreamUnavailable,
     ValidationFailed,
     problem_types,
 )
@@ -152,6 +166,38 @@ def responses(*errors: type[GatewayError]) -> dict[int | str, dict[str, Any]]:
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
     return by_status
+
+
+_KEYED = (
+    Unauthenticated,
+    InsufficientScope,
+    OriginNotAllowed,
+    ValidationFailed,
+    RateLimited,
+    InternalError,
+)
+_UPSTREAM = (
+    FunctionNotSupported,
+    UpstreamRejected,
+    UpstreamInvalidResponse,
+    UpstreamCredentialsRejected,
+    UpstreamClockSkew,
+    UpstreamThrottled,
+    UpstreamUnavailable,
+    UpstreamBudgetExhausted,
+    Overloaded,
+    UpstreamTimeout,
+)
+
+
+def keyed_responses(*others: type[GatewayError]) -> dict[int | str, dict[str, Any]]:
+    """Declare what a route that needs a key can answer besides its success."""
+    return responses(*_KEYED, *others)
+
+
+def upstream_responses(*others: type[GatewayError]) -> dict[int | str, dict[str, Any]]:
+    """Declare what a keyed route that calls QuantaPay can answer besides its success."""
+    return responses(*_KEYED, *_UPSTREAM, *others)
 
 
 def _marked_up(text: str) -> str:

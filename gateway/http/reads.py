@@ -15,8 +15,10 @@ from fastapi import Header, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from gateway.config import SecretKeyClient
 from gateway.errors import UpstreamError, UpstreamRejected
-from gateway.http.dependencies import ServicesDependency, upstream_responses
+from gateway.http.problems import upstream_responses
+from gateway.http.services import ServicesDependency
 from gateway.quantapay.functions import Function
 from gateway.quantapay.guard import REFUSALS
 from gateway.store.cache import CacheKey, Fetched, Found, Served
@@ -123,6 +125,9 @@ class Reads:
         return CacheKey(function.name, f"{self.services.account}|{function.name}|{kind}|{canonical}")
 
     def _is_forced(self) -> bool:
+        """Tell whether a server asks for a call; a browser cannot, as every call is one of few."""
+        if not isinstance(self.request.state.client, SecretKeyClient):
+            return False
         directives = self.request.headers.get("cache-control", "").lower().split(",")
         return "no-cache" in (directive.strip() for directive in directives)
 

@@ -6,11 +6,21 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, GetCoreSchemaHandler, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    WithJsonSchema,
+)
 from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from gateway.money import plain
+from gateway.quantapay.models import TransactionStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +39,16 @@ class Matches:
         return {**handler(schema), "pattern": f"^{self.pattern}$"}
 
     def _check(self, text: str) -> str:
-        if not re.fullmatch(self.pattern, text, re.ASCII):
+        # JSON can spell half of a surrogate pair, which no encoding of ours can carry further.
+        if not re.fullmatch(self.pattern, text, re.ASCII) or re.search("[\ud800-\udfff]", text):
             raise ValueError(f"Expected {self.expected}.")
         return text
 
 
+CURRENCY_CODE = "[A-Za-z0-9_-]{2,20}"
 CurrencyCode = Annotated[
     str,
-    Matches("[A-Za-z0-9_-]{2,20}", "a currency code such as usd"),
+    Matches(CURRENCY_CODE, "a currency code such as usd"),
     AfterValidator(str.lower),
     Field(description="A currency code, in any case.", examples=["usd"]),
 ]
@@ -79,3 +91,39 @@ Moment = Annotated[
     WithJsonSchema({"type": "string", "format": "date-time", "pattern": f"^{_RFC3339}$"}),
     Field(description="RFC 3339 with a zone, inclusive.", examples=["2026-04-10T09:00:00Z"]),
 ]
+
+
+class Transaction(BaseModel):
+    """One payment. What QuantaPay left empty is null."""
+
+    id: str = Field(examples=["42"])
+    quantapay_reference: str | None = Field(description="`biz_id`.", examples=["QP-20260410-0A1B2"])
+    title: str | None
+    description: str | None
+    from_address: str | None
+    to_address: str | None
+    hash: str | None
+    amount: Amount | None
+    cryptocurrency: str | None = Field(examples=["eth"])
+    fiat_amount: Amount | None
+    currency: str | None = Field(examples=["usd"])
+    order_id: str | None = Field(
+        description="`external_reference`. The payer can edit it: compare the amount with your own order."
+    )
+    status: TransactionStatus
+    raw_status: str | None = Field(description="QuantaPay's own code.", examples=["C"])
+    created_at: datetime | None
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class TransactionSummary(BaseModel):
+    """What a browser may know of a payment."""
+
+    id: str = Field(examples=["42"])
+    hash: str | None
+    status: TransactionStatus
+    amount: Amount | None
+    cryptocurrency: str | None = Field(examples=["eth"])
+
+    model_config = ConfigDict(from_attributes=True)

@@ -56,14 +56,16 @@ class Session:
 def settle(session: Session, payment: Transaction, *, tolerance_percent: Decimal) -> Session:
     """Return the session as `payment` leaves it: the one function that moves a status.
 
-    The session itself, unchanged, if the payment says nothing new. `tolerance_percent`: how much less than the
-    price counts as paid. The payer can edit the payment page, so the amount in a genuine payment is compared with
-    what was asked for, exactly.
+    The session itself, unchanged, if the payment says nothing new, or gives back other money than that which moved the
+    session. `tolerance_percent`: how much less than the price counts as paid. The payer can edit the payment page, so
+    the amount in a genuine payment is compared with what was asked for, exactly.
     """
     status = _status_after(session, payment, tolerance_percent)
     if _ORDER.index(status) < _ORDER.index(session.status):
         return session
     if status == session.status and not _may_replace(session, payment):
+        return session
+    if status is SessionStatus.REFUNDED and not _gives_back(session, payment):
         return session
     if (status, payment) == (session.status, session.transaction):
         return session
@@ -77,9 +79,9 @@ def match(sessions: Sequence[Session], payment: Transaction) -> Session | None:
     ask for the same are one order, asked for again after a broken connection: the newest stands for it.
     """
     meant = [session for session in sessions if _can_be_for(session, payment)]
-    if len({(session.price, session.currency) for session in meant}) != 1:
+    if len({(Decimal(session.price), session.currency) for session in meant}) != 1:
         return None
-    return max(meant, key=lambda session: session.created_at)
+    return max(meant, key=lambda session: (session.created_at, session.id))
 
 
 def _can_be_for(session: Session, payment: Transaction) -> bool:
@@ -103,11 +105,18 @@ def _may_replace(session: Session, payment: Transaction) -> bool:
     shown = session.transaction
     if shown is None or shown.id == payment.id:
         return True
-    # Choosing another coin makes another row, and the customer looks at the newest. Once money came, it stays the first.
+    # Choosing another coin makes another row, and the customer looks at the newest. Once money came the first stays.
     return session.status is SessionStatus.OPEN and (len(payment.id), payment.id) > (len(shown.id), shown.id)
+
+
+def _gives_back(session: Session, payment: Transaction) -> bool:
+    """Tell whether a refund is of the money that the status is due to, and not of a second payment."""
+    shown = session.transaction
+    return session.status is SessionStatus.OPEN or shown is None or shown.id == payment.id
 
 
 def _is_enough(session: Session, payment: Transaction, tolerance_percent: Decimal) -> bool:
     if payment.fiat_amount is None or (payment.currency or "").lower() != session.currency:
         return False
-    return payment.fiat_amount * 100 >= Decimal(session.price) * (100 - tolerance_percent)
+    # A comparison is exact; a product of QuantaPay's number, which can have any number of digits, is not.
+    return payment.fiat_amount >= (Decimal(session.price) * (100 - tolerance_percent)).scaleb(-2)

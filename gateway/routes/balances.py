@@ -6,9 +6,10 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
 from gateway.clock import utc
-from gateway.http.dependencies import ServicesDependency, scope
+from gateway.http.authentication import scope
 from gateway.http.reads import Reads, conditions, read_responses
 from gateway.http.schemas import Amount, RetrievedAt
+from gateway.http.services import ServicesDependency
 from gateway.quantapay.functions import GET_BALANCES, GET_CREDIT_BALANCE
 
 router = APIRouter(

@@ -15,9 +15,11 @@ from gateway.errors import (
     RequestTooLarge,
     UnsupportedMediaType,
 )
+from gateway.http.authentication import scope
 from gateway.http.body import describe, json_body
-from gateway.http.dependencies import ServicesDependency, scope, upstream_responses
+from gateway.http.problems import upstream_responses
 from gateway.http.schemas import Matches
+from gateway.http.services import ServicesDependency
 from gateway.quantapay.envelope import MissingUpstreamArgument
 from gateway.quantapay.functions import passthrough
 

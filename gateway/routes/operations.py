@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from gateway.errors import NotFound, NotReady
-from gateway.http.dependencies import ServicesDependency
 from gateway.http.problems import PROBLEM_TYPES, explanation, responses
+from gateway.http.services import ServicesDependency
 from gateway.lifecycle import Phase
 
 router = APIRouter(tags=["Operations"])

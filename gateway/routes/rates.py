@@ -7,9 +7,12 @@ from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.clock import utc
-from gateway.http.dependencies import ServicesDependency, scope
+from gateway.config import PublishableKeyClient
+from gateway.errors import InsufficientScope
+from gateway.http.authentication import Caller, scope
 from gateway.http.reads import Read, Reads, conditions, read_responses
 from gateway.http.schemas import Amount, CoinCode, CurrencyCode, Matches, RetrievedAt
+from gateway.http.services import ServicesDependency
 from gateway.money import value_in
 from gateway.quantapay.functions import GET_BALANCES, GET_EXCHANGE_RATES
 
@@ -57,22 +60,38 @@ class Cryptocurrencies(BaseModel):
     retrieved_at: RetrievedAt
 
 
+LEAST_KEPT = 60
+"""Seconds for which the coins are known that a browser may ask about, even if nothing else is cached: each of its
+requests would cost a call otherwise."""
+
+
 @router.get("/exchange-rates/{cryptocurrency}", summary="Retrieve an exchange rate", response_model=ExchangeRate)
 async def retrieve_exchange_rate(
-    cryptocurrency: CoinCode, query: Annotated[RateQuery, Query()], reads: Annotated[Reads, Depends()]
+    cryptocurrency: CoinCode, query: Annotated[RateQuery, Query()], reads: Annotated[Reads, Depends()], client: Caller
 ) -> Response:
-    """Return the price of one coin in a fiat currency."""
+    """Return the price of one coin in a fiat currency.
+
+    A publishable key may ask about the account's coins in the client's `currencies`.
+    """
+    if isinstance(client, PublishableKeyClient):
+        await _check_pair(reads, client, cryptocurrency, query.currency)
     return reads.answer(await _find_rate(reads, cryptocurrency, query.currency))
 
 
 @router.get("/fiat-values/{cryptocurrency}", summary="Convert an amount of a coin to fiat", response_model=FiatValue)
 async def retrieve_fiat_value(
-    cryptocurrency: CoinCode, query: Annotated[ConversionQuery, Query()], reads: Annotated[Reads, Depends()]
+    cryptocurrency: CoinCode,
+    query: Annotated[ConversionQuery, Query()],
+    reads: Annotated[Reads, Depends()],
+    client: Caller,
 ) -> Response:
     """Return amount × rate, rounded half up to the currency's ISO 4217 decimals.
 
-    Computed here from the exchange rate, exactly.
+    Computed here from the exchange rate, exactly. A publishable key may ask about the account's coins in the
+    client's `currencies`.
     """
+    if isinstance(client, PublishableKeyClient):
+        await _check_pair(reads, client, cryptocurrency, query.currency)
     # QuantaPay's own function rounds to two decimals whatever the currency (contract §6.8).
     read = await _find_rate(reads, cryptocurrency, query.currency)
     found = ExchangeRate.model_validate_json(read.document.body)
@@ -83,15 +102,29 @@ async def retrieve_fiat_value(
 @router.get("/cryptocurrencies", summary="List cryptocurrencies", response_model=Cryptocurrencies)
 async def list_cryptocurrencies(services: ServicesDependency, reads: Annotated[Reads, Depends()]) -> Response:
     """Return the codes of the account's coins: those of its balances, as QuantaPay lists no others."""
+    return reads.answer(await _find_coins(reads, fresh_for=services.config.cache.cryptocurrencies))
+
+
+async def _check_pair(reads: Reads, client: PublishableKeyClient, cryptocurrency: str, currency: str) -> None:
+    """Keep a browser to the pairs that its shop shows: each other one would cost a call of its own."""
+    if currency not in client.currencies:
+        raise InsufficientScope("The key may not ask for rates in this currency.")
+    read = await _find_coins(reads, fresh_for=max(reads.services.config.cache.cryptocurrencies, LEAST_KEPT))
+    coins = Cryptocurrencies.model_validate_json(read.document.body)
+    if cryptocurrency not in coins.cryptocurrencies:
+        raise InsufficientScope("The key may ask for rates of the account's coins only.")
+
+
+async def _find_coins(reads: Reads, *, fresh_for: float) -> Read:
+    services = reads.services
 
     async def fetch() -> Cryptocurrencies:
         found = await services.quantapay.call(GET_BALANCES)
         codes = [row.cryptocurrency for row in found.balances]
         return Cryptocurrencies(cryptocurrencies=codes, retrieved_at=utc(services.clock.time()))
 
-    fresh_for = services.config.cache.cryptocurrencies
     # An entry of its own: who may see codes may not see amounts.
-    return reads.answer(await reads.find(GET_BALANCES, kind="codes", fresh_for=fresh_for, fetch=fetch))
+    return await reads.find(GET_BALANCES, kind="codes", fresh_for=fresh_for, fetch=fetch)
 
 
 async def _find_rate(reads: Reads, cryptocurrency: str, currency: str) -> Read:

@@ -7,11 +7,11 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.errors import NotFound
-from gateway.http.dependencies import ServicesDependency, scope, upstream_responses
-from gateway.http.problems import responses
+from gateway.http.authentication import scope
+from gateway.http.problems import responses, upstream_responses
 from gateway.http.reads import Reads
-from gateway.http.schemas import Amount, CoinCode, Matches, Moment
-from gateway.quantapay import models
+from gateway.http.schemas import CoinCode, Matches, Moment, Transaction
+from gateway.http.services import ServicesDependency
 from gateway.quantapay.functions import GET_TRANSACTION, GET_TRANSACTIONS
 
 router = APIRouter(tags=["Transactions"], dependencies=scope("transactions:read"), responses=upstream_responses())
@@ -57,30 +57,6 @@ class TransactionQuery(BaseModel):
             given["created_from"] = _upstream_time(start + timedelta(seconds=1, microseconds=-1))
             given["created_to"] = _upstream_time(end)
         return {name: value for name, value in given.items() if value is not None}
-
-
-class Transaction(BaseModel):
-    """One payment. What QuantaPay left empty is null."""
-
-    id: str = Field(examples=["42"])
-    quantapay_reference: str | None = Field(description="`biz_id`.", examples=["QP-20260410-0A1B2"])
-    title: str | None
-    description: str | None
-    from_address: str | None
-    to_address: str | None
-    hash: str | None
-    amount: Amount | None
-    cryptocurrency: str | None = Field(examples=["eth"])
-    fiat_amount: Amount | None
-    currency: str | None = Field(examples=["usd"])
-    order_id: str | None = Field(
-        description="`external_reference`. The payer can edit it: compare the amount with your own order."
-    )
-    status: models.TransactionStatus
-    raw_status: str | None = Field(description="QuantaPay's own code.", examples=["C"])
-    created_at: datetime | None
-
-    model_config = ConfigDict(from_attributes=True)
 
 
 class Transactions(BaseModel):

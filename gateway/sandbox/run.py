@@ -1,9 +1,10 @@
-"""The sandbox: a gateway, a QuantaPay simulator and a Valkey on loopback, with keys and commands to paste."""
+"""The sandbox: gateway, QuantaPay simulator, shop and Valkey on loopback, with keys and commands to paste."""
 
 import asyncio
 import signal
 import socket
 import tempfile
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from pydantic import SecretStr
 from gateway.app import Gateway
 from gateway.clock import Clock, SystemClock
 from gateway.config import Scope
-from gateway.config.keys import new_secret_key, sha256_hex
+from gateway.config.keys import new_publishable_key, new_secret_key, sha256_hex
 from gateway.process import run_alone
 from gateway.sandbox.simulator.options import SimulatorOptions
 from gateway.sandbox.simulator.serve import simulator_server
+from gateway.sandbox.storefront import StorefrontOptions, storefront_server
 from gateway.sandbox.welcome import Welcome, greet
 from gateway.server import bind
 from gateway.settings import Settings
@@ -26,6 +28,8 @@ from gateway.store.embedded import EmbeddedValkey
 from gateway.telemetry import logs
 
 LOOPBACK = "127.0.0.1"
+_SHOP = "storefront"
+"""The shop's client id."""
 _PORTS_TO_TRY = 20
 
 
@@ -36,70 +40,109 @@ class _Secrets:
     api_key: SecretStr
     webhook_secret: SecretStr
     orders_key: SecretStr
+    publishable_key: str
+    quote_secret: SecretStr
 
     @classmethod
     def fresh(cls, clock: Clock) -> "_Secrets":
-        return cls(SecretStr(clock.token_hex(16)), SecretStr(clock.token_hex(24)), new_secret_key(clock))
+        return cls(
+            api_key=SecretStr(clock.token_hex(16)),
+            webhook_secret=SecretStr(clock.token_hex(24)),
+            orders_key=new_secret_key(clock),
+            publishable_key=new_publishable_key(clock),
+            quote_secret=SecretStr(clock.token_hex(32)),
+        )
 
 
-def run_sandbox(*, port: int, ops_port: int, simulator_port: int) -> None:
+@dataclass(frozen=True, slots=True)
+class _Sockets:
+    """Listening, one for each part."""
+
+    public: socket.socket
+    ops: socket.socket
+    simulator: socket.socket
+    storefront: socket.socket
+
+
+def run_sandbox(*, port: int, ops_port: int, simulator_port: int, storefront_port: int) -> None:
     """Run until Ctrl-C or SIGTERM. Raises `EmbeddedValkeyError`, or `OSError` if no port is free."""
     # Until the listeners handle it, SIGTERM ends this like Ctrl-C, so that an early stop cleans up too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     clock = SystemClock()
-    public, ops, simulator = (_bind_near(wanted) for wanted in (port, ops_port, simulator_port))
+    sockets = _Sockets(*(_bind_near(wanted) for wanted in (port, ops_port, simulator_port, storefront_port)))
     with tempfile.TemporaryDirectory(prefix="quantapay-sandbox-") as folder:
         home = Path(folder)
         with EmbeddedValkey(home, durable=False) as valkey:
-            world = _run(home, valkey.url, public=public, ops=ops, simulator=simulator, clock=clock)
+            world = _run(home, valkey.url, sockets, clock)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(world)
 
 
-async def _run(
-    home: Path, redis_url: str, *, public: socket.socket, ops: socket.socket, simulator: socket.socket, clock: Clock
-) -> None:
+async def _run(home: Path, redis_url: str, sockets: _Sockets, clock: Clock) -> None:
     secrets = _Secrets.fresh(clock)
-    simulator_port = simulator.getsockname()[1]
-    simulator.close()  # it was held so that nothing else took the port
-    options = SimulatorOptions(api_key=secrets.api_key, webhook_secret=secrets.webhook_secret)
-    async with simulator_server(options, port=simulator_port, clock=clock) as simulator_url:
+    simulated = SimulatorOptions(api_key=secrets.api_key, webhook_secret=secrets.webhook_secret)
+    simulator_port = sockets.simulator.getsockname()[1]
+    sockets.simulator.close()  # it was held so that nothing else took the port
+    async with AsyncExitStack() as stack:
+        simulator = await stack.enter_async_context(simulator_server(simulated, port=simulator_port, clock=clock))
+        shop = StorefrontOptions(
+            gateway=_url(sockets.public),
+            payment_page=f"{simulator}/pay.php",
+            client_id=_SHOP,
+            publishable_key=secrets.publishable_key,
+            quote_secret=secrets.quote_secret,
+        )
+        await stack.enter_async_context(storefront_server(shop, sockets.storefront, clock))
         settings = Settings(
             quantapay_api_key=secrets.api_key,
             quantapay_webhook_secret=secrets.webhook_secret,
-            quantapay_url=f"{simulator_url}/api.php",
+            quantapay_url=f"{simulator}/api.php",
             quantapay_payment_hosts=(LOOPBACK,),
             redis_url=SecretStr(redis_url),
-            config=_write_config(home, secrets),
+            config=_write_config(home, secrets, storefront_port=sockets.storefront.getsockname()[1]),
             drain_seconds=0,
         )
-        logs.configure(level="info", json=False, secrets=settings.secrets().values())
+        logs.configure(level="info", json=False, secrets=[*settings.secrets().values(), secrets.quote_secret])
         welcome = Welcome(
-            gateway=_url(public),
-            ops=_url(ops),
-            simulator=simulator_url,
+            gateway=_url(sockets.public),
+            ops=_url(sockets.ops),
+            simulator=simulator,
+            storefront=_url(sockets.storefront),
             key=secrets.orders_key,
+            publishable_key=secrets.publishable_key,
             config=settings.config,
         )
         await run_alone(
             Gateway(settings, redis=connect(redis_url), clock=clock),
             settings,
-            public=public,
-            ops=ops,
+            public=sockets.public,
+            ops=sockets.ops,
             clock=clock,
             embedded=True,
             on_ready=lambda: greet(welcome),
         )
 
 
-def _write_config(home: Path, secrets: _Secrets) -> Path:
+def _write_config(home: Path, secrets: _Secrets, *, storefront_port: int) -> Path:
     path = home / "gateway.yaml"
     orders = {
         "id": "orders",
         "key_sha256": sha256_hex(secrets.orders_key.get_secret_value()),
         "scopes": [str(scope) for scope in Scope],
     }
-    document = {"clients": [orders], "functions": {"allow": ["get-fiat-value", "check-transactions"]}}
+    storefront = {
+        "id": _SHOP,
+        "publishable_key": secrets.publishable_key,
+        "origins": [f"http://{host}:{storefront_port}" for host in (LOOPBACK, "localhost")],
+        "quote_secret": secrets.quote_secret.get_secret_value(),
+        "scopes": ["rates:read", "checkout-sessions:write"],
+        "currencies": ["usd", "eur"],
+    }
+    document = {
+        "clients": [orders, storefront],
+        "functions": {"allow": ["get-fiat-value", "check-transactions"]},
+    }
+    path.touch(mode=0o600)
     path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     return path
 

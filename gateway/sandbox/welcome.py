@@ -17,8 +17,11 @@ class Welcome:
     gateway: str
     ops: str
     simulator: str
+    storefront: str
     key: SecretStr
-    """The one ready-made key, of the client `orders`."""
+    """The key of the client `orders`."""
+    publishable_key: str
+    """The key of the client `storefront`; it stands in the shop's page."""
     config: Path | None
 
 
@@ -26,7 +29,9 @@ def commands(welcome: Welcome) -> list[tuple[str, str]]:
     """Return what to try, in order: a line of explanation, a line for the shell."""
     api, curl = welcome.gateway, "curl -sw '\\n'"
     auth = f'-H "Authorization: Bearer {welcome.key.get_secret_value()}"'
-    create = f"{curl} {api}/checkout-sessions {auth} -H 'Content-Type: application/json'"
+    json_body = "-H 'Content-Type: application/json'"
+    create = f"{curl} {api}/checkout-sessions {auth} {json_body}"
+    shop = f'-H "Authorization: Bearer {welcome.publishable_key}" -H "Origin: {welcome.storefront}"'
     page = """sed 's/.*"payment_url":"\\([^"]*\\)".*/\\1/'"""
     return [
         ("What the merchant holds", f"{curl} {api}/balances {auth}"),
@@ -37,6 +42,10 @@ def commands(welcome: Welcome) -> list[tuple[str, str]]:
             f"curl -s -o /dev/null -d action=pay \"$({create} -d '{_order('ORD-2')}' | {page})\"",
         ),
         ("See it: pending, and completed a few seconds later", f"{curl} '{api}/transactions?search=ORD-2' {auth}"),
+        (
+            "What a browser may do: only what the shop's server signed a quote for",
+            f"curl -s -X POST {welcome.storefront}/quote | {curl} {api}/checkout-sessions {shop} {json_body} -d @-",
+        ),
         ("A price that is none", f"{create} -d '{_order('ORD-3', price='1e3')}'"),
         ("What operators see", f"curl -s {welcome.ops}/metrics | grep ^quantapay_requests_total | grep -v ' 0.0'"),
     ]
@@ -52,6 +61,7 @@ def greet(welcome: Welcome, console: Console | None = None) -> None:
     places = Table.grid(padding=(0, 2))
     places.add_column(style="bold")
     for what, where in (
+        ("Storefront", f"{welcome.storefront}  ← open this in a browser"),
         ("Gateway", welcome.gateway),
         ("API reference", f"{welcome.gateway}/docs"),
         ("Status, metrics", f"{welcome.ops}/status /metrics"),

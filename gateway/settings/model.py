@@ -162,7 +162,7 @@ class Settings(BaseSettings):
         BeforeValidator(values.comma_separated),
         Takes("networks, with zeros after the prefix", "10.0.0.0/8,2001:db8::/32", default="none"),
     ] = ()
-    """Proxies whose `X-Forwarded-For` is believed. Checked, but without effect yet: nothing looks at addresses."""
+    """Proxies whose `X-Forwarded-For` is believed: the client is the rightmost address outside them."""
 
     public_url: Annotated[
         Origin | None, Takes("an http or https origin, without trailing slash", "https://pay.shop.example")

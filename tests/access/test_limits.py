@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from gateway.access.limits import Decision, Limit, LimitState, LocalLimiter, Unlimited, client_limit
+from gateway.access.limits import Decision, Limit, LimitState, LocalLimiter, Unlimited, client_limit, ip_limit
 from gateway.clock import SystemClock
 from gateway.quota import Quota
 
@@ -28,8 +28,8 @@ def limit(text: str, name: str = "orders") -> Limit:
     return client_limit(name, Quota.parse(text))
 
 
-def ip_limit(text: str, key: str = "qpg:{orders}:rate:ip:a") -> Limit:
-    return Limit("ip", policy="orders-ip", key=key, quota=Quota.parse(text))
+def address_limit(text: str, subject: str = "192.0.2.1") -> Limit:
+    return ip_limit("orders", subject, Quota.parse(text))
 
 
 async def burst(limiter: LocalLimiter, wanted: Limit, most: int = 1000) -> int:
@@ -43,8 +43,16 @@ async def burst(limiter: LocalLimiter, wanted: Limit, most: int = 1000) -> int:
 def test_a_client_limit_is_named_and_hash_tagged_by_its_client() -> None:
     first = limit("600/minute")
     assert (first.kind, first.policy, first.key) == ("client", "orders", "qpg:{orders}:rate:client")
-    assert key_slot(first.key.encode()) == key_slot(ip_limit("1/minute").key.encode())
+    assert key_slot(first.key.encode()) == key_slot(address_limit("1/minute").key.encode())
     assert key_slot(first.key.encode()) != key_slot(limit("600/minute", "storefront").key.encode())
+
+
+@pytest.mark.parametrize("subject", ["192.0.2.1", "2001:db8::/64", "unknown"])
+def test_an_address_limit_lies_in_the_slot_of_its_client(subject: str) -> None:
+    made = address_limit("60/minute", subject)
+    assert (made.kind, made.policy, made.key) == ("ip", "orders-ip", f"qpg:{{orders}}:rate:ip:{subject}")
+    assert made.quota == Quota(60, 60)
+    assert key_slot(made.key.encode()) == key_slot(limit("1/minute").key.encode())
 
 
 def test_an_allowed_decision_prints_the_headers_of_the_interface() -> None:
@@ -57,7 +65,7 @@ def test_an_allowed_decision_prints_the_headers_of_the_interface() -> None:
 
 def test_a_refusal_of_several_limits_prints_one_item_each_and_when_to_come_back() -> None:
     states = (
-        LimitState(ip_limit("60/minute"), remaining=0, resets_after=60.0),
+        LimitState(address_limit("60/minute"), remaining=0, resets_after=60.0),
         LimitState(limit("5/second"), remaining=5, resets_after=0.0),
     )
     refusal = Decision(allowed=False, states=states, store="local", retry_after=1.01, refused_by=states[0].limit)
@@ -138,7 +146,7 @@ async def test_a_changed_number_of_processes_counts_from_the_next_request() -> N
 async def test_all_limits_are_taken_or_none() -> None:
     clock = HeldClock()
     limiter = LocalLimiter(clock, lambda: 1)
-    wide, narrow, other = limit("100/minute"), ip_limit("2/minute"), ip_limit("5/minute", "qpg:{orders}:b")
+    wide, narrow, other = limit("100/minute"), address_limit("2/minute"), address_limit("5/minute", "192.0.2.2")
     for _ in range(2):
         assert (await limiter.take([narrow, wide, other])).allowed
     for _ in range(50):
@@ -151,7 +159,7 @@ async def test_all_limits_are_taken_or_none() -> None:
 
 async def test_the_longest_of_several_waits_is_told() -> None:
     limiter = LocalLimiter(HeldClock(), lambda: 1)
-    second, hour = ip_limit("1/second"), limit("1/hour")
+    second, hour = address_limit("1/second"), limit("1/hour")
     assert (await limiter.take([second, hour])).allowed
     refusal = await limiter.take([second, hour])
     assert (refusal.refused_by, refusal.retry_after) == (second, 3600.0)

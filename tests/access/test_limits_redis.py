@@ -18,7 +18,7 @@ import throttled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.access.limits import Decision, Limit, LocalLimiter, RedisLimiter, client_limit
+from gateway.access.limits import Decision, Limit, LocalLimiter, RedisLimiter, client_limit, ip_limit
 from gateway.clock import SystemClock
 from gateway.quota import Quota
 from gateway.store.client import connect
@@ -216,8 +216,8 @@ def limit(text: str, client: str = "orders") -> Limit:
     return client_limit(client, Quota.parse(text))
 
 
-def ip_limit(text: str) -> Limit:
-    return Limit("ip", policy="orders-ip", key="qpg:{orders}:rate:ip:a", quota=Quota.parse(text))
+def address_limit(text: str) -> Limit:
+    return ip_limit("orders", "192.0.2.1", Quota.parse(text))
 
 
 async def test_a_first_request_gets_the_headers_of_the_interface(valkey: ValkeyServer) -> None:
@@ -235,7 +235,7 @@ async def test_a_first_request_gets_the_headers_of_the_interface(valkey: ValkeyS
 
 async def test_a_refusal_says_when_to_come_back_and_by_which_limit(valkey: ValkeyServer) -> None:
     async with limiter_on(valkey.url) as (limiter, _, metrics):
-        limits = [ip_limit("2/hour"), limit("600/minute")]
+        limits = [address_limit("2/hour"), limit("600/minute")]
         for _ in range(2):
             assert (await limiter.take(limits)).allowed
         refusals = [await limiter.take(limits) for _ in range(30)]

@@ -119,7 +119,7 @@ def test_a_new_gateway_yaml_counts_without_a_restart(gateway, settings_of, tmp_p
     path.write_text(yaml.safe_dump(config))
     with running(settings_of(path), seen=gateway.seen) as outside, outside.client(READER_KEY) as reader:
         assert reader.get("/balances").status_code == 200
-        config["clients"].pop()
+        del config["clients"][1]
         path.write_text(yaml.safe_dump(config))
         deadline = time.monotonic() + 10
         while reader.get("/balances").status_code != 401:

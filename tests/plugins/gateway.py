@@ -5,8 +5,11 @@ the whole run is searched for the marker at the end.
 """
 
 import asyncio
+import hashlib
+import hmac
 import io
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +19,7 @@ import httpx
 import pytest
 import structlog
 import yaml
-from anyio.from_thread import start_blocking_portal
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import SecretStr
 
 from gateway.app import Gateway
@@ -36,6 +39,34 @@ WEBHOOK_SECRET = f"{MARKER}-webhook-secret-4b5a"
 ORDERS_KEY = "qsk_" + f"{MARKER}orders".ljust(43, "0")
 READER_KEY = "qsk_" + f"{MARKER}reader".ljust(43, "0")
 ROTATED_KEY = "qsk_" + f"{MARKER}rotated".ljust(43, "0")
+QUOTE_SECRET = f"{MARKER}-quote-secret-of-the-storefront"
+MARKET_SECRET = f"{MARKER}-quote-secret-of-the-market-place"
+SHOP_KEY = "qpk_" + "storefront".ljust(43, "0")
+MARKET_KEY = "qpk_" + "market".ljust(43, "0")
+SHOP, MARKET = "https://shop.example", "https://market.example"
+"""Origins of two front ends."""
+
+
+def quote(
+    price: str = "49.99",
+    currency: str = "usd",
+    order_id: str = "ORD-1",
+    *,
+    at: int | None = None,
+    secret: str = QUOTE_SECRET,
+    client: str = "storefront",
+) -> dict[str, object]:
+    """Return a quote as a shop's server signs it (interface §3.5), made without the gateway's own code."""
+    timestamp = int(time.time()) if at is None else at
+    text = f"qpg-quote-v1|{client}|{price}|{currency}|{order_id}|{timestamp}"
+    signature = hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
+    return {
+        "price": price,
+        "currency": currency,
+        "order_id": order_id,
+        "timestamp": timestamp,
+        "signature": signature,
+    }
 
 
 class ShiftedClock(SystemClock):
@@ -79,14 +110,19 @@ class Outside:
     ops_url: str
     inside: Gateway
     seen: list[str]
+    portal: BlockingPortal
+    """Calls functions in the event loop of the gateway."""
     http: httpx.Client = field(init=False)
+    browser: httpx.Client = field(init=False)
+    """A page of the shop: the publishable key, and the origin."""
 
     def __post_init__(self) -> None:
         self.http = self.client(ORDERS_KEY)
+        self.browser = self.client(SHOP_KEY, Origin=SHOP)
 
-    def client(self, key: str | None) -> httpx.Client:
-        """Return a client that sends `key`; close it."""
-        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    def client(self, key: str | None, **more: str) -> httpx.Client:
+        """Return a client that sends `key` and more headers; close it."""
+        headers = more if key is None else {"Authorization": f"Bearer {key}", **more}
         return httpx.Client(base_url=self.url, headers=headers, event_hooks={"response": [self._keep]}, timeout=20)
 
     def _keep(self, response: httpx.Response) -> None:
@@ -101,8 +137,23 @@ class Outside:
         return 0.0 if value is None else value
 
 
+def front_end(name: str, key: str, origin: str, secret: str, **more: object) -> dict[str, object]:
+    """Return a client with a publishable key whose limits no test meets by accident."""
+    return {
+        "id": name,
+        "publishable_key": key,
+        "origins": [origin],
+        "quote_secret": secret,
+        "scopes": ["rates:read", "checkout-sessions:write"],
+        "currencies": ["usd", "eur"],
+        "rate_limit": "1000000/minute",
+        "rate_limit_per_ip": "1000000/minute",
+        **more,
+    }
+
+
 def example_config() -> dict[str, object]:
-    """Return a gateway.yaml with a client that may do all, and one that may read balances."""
+    """Return a gateway.yaml with a client that may do all, one that may read balances, and two front ends."""
     return {
         "clients": [
             {
@@ -112,6 +163,8 @@ def example_config() -> dict[str, object]:
                 "rate_limit": "1000000/minute",
             },
             {"id": "reader", "key_sha256": sha256_hex(READER_KEY), "scopes": ["balances:read"], "rate_limit": "3/hour"},
+            front_end("storefront", SHOP_KEY, SHOP, QUOTE_SECRET),
+            front_end("market", MARKET_KEY, MARKET, MARKET_SECRET),
         ],
         # Each test wants its own answer from QuantaPay; those of the cache have a gateway with one.
         "cache": {"balances": 0, "exchange_rates": 0, "credit_balance": 0, "cryptocurrencies": 0},
@@ -155,11 +208,12 @@ def running(settings: Settings, *, seen: list[str] | None = None, **parts: objec
 
         gateway = portal.call(build)
         with portal.wrap_async_context_manager(_served(gateway)) as (url, ops_url):
-            outside = Outside(url, ops_url, gateway, [] if seen is None else seen)
+            outside = Outside(url, ops_url, gateway, [] if seen is None else seen, portal)
             try:
                 yield outside
             finally:
                 outside.http.close()
+                outside.browser.close()
 
 
 class Lines(io.StringIO):
@@ -245,6 +299,14 @@ def gateway(_session_gateway: Outside, simulator: Simulator, valkey, log_lines: 
     logs.configure(level="debug", json=True, secrets=[], stream=log_lines)
     forget_failures(_session_gateway)
     return _session_gateway
+
+
+def look_for_payments(valkey) -> None:
+    """Have every open session be due now: reconciliation looks within two seconds instead of twenty."""
+    with valkey.client() as redis:
+        for member in redis.zrange("qpg:{sessions}:open", 0, -1):
+            redis.zadd("qpg:{sessions}:open", {member: 0}, xx=True)
+        redis.delete("qpg:{sessions}:sweep")
 
 
 def forget_failures(outside: Outside) -> None:

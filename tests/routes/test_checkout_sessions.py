@@ -75,11 +75,12 @@ def test_good_prices_pass(gateway, price):
         ({"price": "1.123456789", "currency": "zzz"}, "#/price"),
         *[({"currency": code}, "#/currency") for code in ("u", "us$", "usd|1", "usd\n", "ＵＳＤ", "a" * 21, 840, None)],
         *[({"order_id": text}, "#/order_id") for text in (
-            "", "a|b", "a\nb", "a\x00b", "a\x7f", "a\x85b", "x" * 256, "x" * 10_000, 5, ["x"],
+            "", "a|b", "\ud800", "a\nb", "a\x00b", "a\x7f", "a\x85b", "x" * 256, "x" * 10_000, 5, ["x"],
         )],
         ({"metadata": {"a": 1}}, "#/metadata/a"),
         ({"metadata": {"a\n": "1"}}, "#/metadata/a\n"),
         ({"metadata": {"": "1"}}, "#/metadata/"),
+        ({"metadata": {"a": "\udfff"}}, "#/metadata/a"),
         ({"metadata": {"a": "x" * 501}}, "#/metadata/a"),
         ({"metadata": {"a": "x\x01"}}, "#/metadata/a"),
         ({"metadata": {str(n): "x" for n in range(21)}}, "#/metadata"),

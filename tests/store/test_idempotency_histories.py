@@ -83,10 +83,10 @@ class FaultyStore(Store):
 def idempotency_on(store: Store) -> Idempotency:
     """Return the real thing, whose script reads the server's time where the test keeps it."""
     idempotency = Idempotency(store, clock=SystemClock(), metrics=Metrics(), hold=HOLD)
-    script = idempotency._records._script
+    script = idempotency._claims._records._script
     held = script.text.replace('redis.call("TIME")', f'redis.call("HMGET", "{CLOCK}", "s", "us")')
     assert held != script.text
-    idempotency._records._script = replace(script, text=held)
+    idempotency._claims._records._script = replace(script, text=held)
     return idempotency
 
 

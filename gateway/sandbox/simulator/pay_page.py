@@ -8,6 +8,7 @@ import hashlib
 import html
 import re
 from decimal import Decimal
+from importlib.resources import files
 from string import Template
 from urllib.parse import parse_qsl
 
@@ -18,14 +19,7 @@ from gateway.sandbox.simulator import market
 from gateway.sandbox.simulator.state import Order
 from gateway.sandbox.simulator.world import World
 
-_STYLE = """
-:root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; }
-body { max-width: 26rem; margin: 10vh auto; padding: 0 1rem; }
-dl { display: grid; grid-template-columns: auto 1fr; gap: .25rem 1rem; }
-dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
-label { display: block; margin: 1.5rem 0; }
-button, select { font: inherit; padding: .5rem 1rem; margin: 0 .5rem .5rem 0; }
-"""
+_STYLE = files("gateway.sandbox.simulator").joinpath("pay_page.css").read_text(encoding="utf-8")
 _PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -37,24 +31,30 @@ _PAGE = Template("""<!DOCTYPE html>
 <body>
 <main>
 <h1>$title</h1>
-<p>This is a simulation. No money moves.</p>
+<p class="soft">This is a simulation. No money moves.</p>
 $content
 </main>
 </body>
 </html>
 """)
 _CHECKOUT = Template("""<dl>
-<dt>Price</dt><dd>$price $currency</dd>
-<dt>Order</dt><dd>$reference</dd>
+<div><dt>Price</dt><dd>$price $currency</dd></div>
+<div><dt>Order</dt><dd>$reference</dd></div>
 </dl>
 <form method="post">
 <label>Pay with <select name="cryptocurrency">$coins</select></label>
 <button name="action" value="pay">Pay in full</button>
 <button name="action" value="underpay">Pay too little</button>
 <button name="action" value="leave">Leave</button>
-</form>""")
+</form>
+<p class="soft">Price and order come from this page’s address, as on the real one. Edit them there to see what the shop
+makes of it.</p>""")
 _PAID = Template("""<p role="status">Payment seen: $amount $coin. It is pending as transaction $id
-and will be $outcome in $seconds s.</p>""")
+and will be $outcome in $seconds s.</p>
+<p class="soft">You can close this page: the shop’s page follows by itself.
+<a href="?$query">Back to the checkout</a></p>""")
+_LEFT = Template("""<p role="status">Nothing was paid.</p>
+<p class="soft">You can close this page, or go <a href="?$query">back to the checkout</a>.</p>""")
 
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _HEADERS = {
@@ -96,13 +96,14 @@ class PayPage:
         form = dict(parse_qsl((await request.body()).decode("utf-8", "replace")))
         match form.get("action"):
             case "pay" | "underpay" as action:
-                return self._pay(order, coin=form.get("cryptocurrency", "btc").lower(), underpaid=action == "underpay")
+                coin = form.get("cryptocurrency", "btc").lower()
+                return self._pay(request, order, coin=coin, underpaid=action == "underpay")
             case "leave":
-                return _page("Checkout left", '<p role="status">Nothing was paid.</p>')
+                return _page("Checkout left", _LEFT.substitute(query=html.escape(request.url.query)))
             case _:
                 return _page("Nothing done", "<p>The action must be pay, underpay or leave.</p>", status=400)
 
-    def _pay(self, order: Order, *, coin: str, underpaid: bool) -> Response:
+    def _pay(self, request: Request, order: Order, *, coin: str, underpaid: bool) -> Response:
         row = self._world.ledger.pay(order, cryptocurrency=coin, ends="X" if underpaid else "C")
         if row is None:
             return _page("Nothing paid", "<p>There is no rate for this coin and currency.</p>", status=400)
@@ -112,6 +113,7 @@ class PayPage:
             id=row["id"],
             outcome="underpaid" if underpaid else "completed",
             seconds=f"{self._world.options.completes_after:g}",
+            query=html.escape(request.url.query),
         )
         return _page("Payment seen", content)
 

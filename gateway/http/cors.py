@@ -1,0 +1,87 @@
+"""Cross-origin requests: which pages may read an answer (Fetch standard §3.2, interface §5).
+
+A preflight carries no key, so it is answered for the origins of all clients together. The request itself is answered
+for the origins of its own client; a request that shows no client, for those of all, so that a page can read why it
+was refused. Credentials (cookies) are never allowed. None of this protects the gateway: the key, the origin and the
+quote are checked by `http/authentication.py`, whatever a browser would do.
+"""
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import OriginNotAllowed
+from gateway.http.authentication import bearer_token
+from gateway.http.problems import Problems
+from gateway.http.services import Services
+
+ALLOWED_METHODS = "GET, HEAD, POST"
+ALLOWED_HEADERS = "Authorization, Content-Type, If-None-Match, Last-Event-ID, X-Request-Id, traceparent"
+EXPOSED_HEADERS = "Location, Retry-After, X-Request-Id, ETag, Age, Cache-Status"
+MAX_AGE = "600"
+"""Seconds for which a browser keeps the answer to a preflight."""
+
+_ALLOW_ORIGIN = "Access-Control-Allow-Origin"
+
+
+class Cors:
+    """Answers preflights, and lets pages of the right origins read every other answer, errors included."""
+
+    def __init__(self, app: ASGIApp, *, services: Services, problems: Problems) -> None:
+        self._app = app
+        self._services = services
+        self._problems = problems
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+
+        async def send_readable(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.add_vary_header("Origin, Authorization")
+                # What is public to all pages says so itself.
+                if _ALLOW_ORIGIN not in headers and self._may_read(request):
+                    headers[_ALLOW_ORIGIN] = request.headers["origin"]
+                    headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+            await send(message)
+
+        if _is_preflight(request):
+            await self._preflight(request)(scope, receive, send_readable)
+        else:
+            await self._app(scope, receive, send_readable)
+
+    def _preflight(self, request: Request) -> Response:
+        if not self._services.origins.allows_anyone(request.headers["origin"]):
+            return self._problems.response(OriginNotAllowed("No client has this origin."), request)
+        return Response(
+            status_code=204,
+            headers={
+                "Access-Control-Allow-Methods": ALLOWED_METHODS,
+                "Access-Control-Allow-Headers": ALLOWED_HEADERS,
+                "Access-Control-Max-Age": MAX_AGE,
+                "Vary": "Access-Control-Request-Method, Access-Control-Request-Headers",
+            },
+        )
+
+    def _may_read(self, request: Request) -> bool:
+        origins = request.headers.getlist("origin")
+        if len(origins) != 1:
+            return False
+        # A token's client is only known to the route that found its session.
+        client = getattr(request.state, "client", None) or self._services.keyring.client_of(bearer_token(request))
+        if client is None:
+            return self._services.origins.allows_anyone(origins[0])
+        return self._services.origins.is_allowed(client, origins[0])
+
+
+def _is_preflight(request: Request) -> bool:
+    return (
+        request.method == "OPTIONS"
+        and "access-control-request-method" in request.headers
+        and len(request.headers.getlist("origin")) == 1
+    )

@@ -1,0 +1,68 @@
+"""Who may look at a checkout session: its own client with a secret key, or who holds its token (interface §3.5)."""
+
+import re
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from gateway.access.tokens import is_token, opens
+from gateway.config import Client, PublishableKeyClient
+from gateway.errors import NotFound
+from gateway.http.admission import admit, admit_refused
+from gateway.http.authentication import bearer_token, identify, require
+from gateway.http.services import Services
+from gateway.payments.session import Session
+from gateway.telemetry.logs import annotate
+
+_ID = re.compile(r"cs_[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A session, and who looks at it."""
+
+    session: Session
+    client: Client
+    """Whose session it is."""
+    by_token: bool
+    """A browser that holds the session's token, and not the client itself."""
+
+
+async def view(request: Request, services: Services, session_id: str, *, token: str | None = None) -> View:
+    """Return the session if the caller may see it; `token` is one that came otherwise than as bearer.
+
+    A session that is not there, another client's and a wrong token get the same `NotFound`. Raises besides what
+    `identify` and `require` raise, `RateLimited`, and `StorageUnavailable`.
+    """
+    bearer = bearer_token(request)
+    shown = token if token is not None and not bearer else bearer
+    if is_token(shown):
+        return await _by_token(request, services, session_id, shown)
+    client = identify(request, services)
+    await admit(request, services, client)
+    require(["checkout-sessions:read"], client)
+    session = await _find(services, session_id)
+    if session is None or session.client_id != client.id:
+        raise NotFound
+    return View(session, client, by_token=False)
+
+
+async def _by_token(request: Request, services: Services, session_id: str, token: str) -> View:
+    session = await _find(services, session_id)
+    client = None if session is None else services.keyring.client(session.client_id)
+    if (
+        session is None
+        or not isinstance(client, PublishableKeyClient)
+        or not opens(token, session.id, client.quote_secret)
+    ):
+        # Counted by nobody's limit, whether there is a session or not: the answer must not tell.
+        await admit_refused(request, services, None)
+        raise NotFound
+    annotate(client=client.id)
+    request.state.client = client
+    await admit(request, services, client)
+    return View(session, client, by_token=True)
+
+
+async def _find(services: Services, session_id: str) -> Session | None:
+    return await services.sessions.get(session_id) if _ID.fullmatch(session_id) else None

@@ -1,0 +1,255 @@
+"""How payments move a session, and which session a payment is for."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from functools import reduce
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway.payments.session import CLOCK_TOLERANCE, Session, SessionStatus, match, settle
+from gateway.quantapay.models import Transaction
+
+MADE = datetime(2026, 4, 10, 9, tzinfo=UTC)
+ORDER = ["open", "underpaid", "needs_review", "paid", "refunded"]
+
+
+def session(**fields) -> Session:
+    defaults = {
+        "id": "cs_1",
+        "client_id": "shop",
+        "price": "49.99",
+        "currency": "usd",
+        "order_id": "ORD-1",
+        "payment_url": "https://cloud.quantapay.app/pay/1",
+        "created_at": MADE,
+    }
+    return Session(**(defaults | fields))
+
+
+def payment(status: str = "completed", **fields) -> Transaction:
+    defaults = dict.fromkeys(Transaction.__slots__) | {
+        "id": "41",
+        "status": status,
+        "fiat_amount": Decimal("49.99"),
+        "currency": "usd",
+        "order_id": "ORD-1",
+        "created_at": MADE,
+    }
+    return Transaction(**(defaults | fields))
+
+
+def after(payments: Sequence[Transaction], start: Session, *, tolerance: Decimal = Decimal(0)) -> Session:
+    return reduce(lambda reached, row: settle(reached, row, tolerance_percent=tolerance), payments, start)
+
+
+def rank(reached: Session) -> int:
+    return ORDER.index(reached.status)
+
+
+statuses = st.sampled_from(["pending", "completed", "underpaid", "refunded", "unknown"])
+amounts = st.sampled_from(
+    [None, Decimal("49.99"), Decimal("49.9900000"), Decimal("49.98"), Decimal(0), Decimal("1E+3")]
+)
+rows = st.builds(
+    payment,
+    statuses,
+    id=st.sampled_from(["9", "10", "11"]),
+    fiat_amount=amounts,
+    currency=st.sampled_from([None, "usd", "USD", "eur"]),
+    hash=st.sampled_from([None, "0xcc"]),
+)
+histories = st.lists(rows, max_size=6)
+
+
+# Rules that hold for any history.
+
+
+@given(payments=histories)
+def test_a_session_only_moves_forward_and_each_version_is_one_change(payments) -> None:
+    before = session()
+    for row in payments:
+        reached = settle(before, row, tolerance_percent=Decimal(0))
+        assert rank(reached) >= rank(before)
+        if reached != before:
+            assert reached.transaction == row
+            assert replace(reached, status=before.status, transaction=before.transaction) == replace(
+                before, version=before.version + 1
+            )
+        else:
+            assert reached is before
+        before = reached
+
+
+@given(payments=histories, row=rows)
+def test_a_payment_told_of_twice_moves_nothing_the_second_time(payments, row) -> None:
+    reached = after([*payments, row], session())
+    assert settle(reached, row, tolerance_percent=Decimal(0)) is reached
+
+
+@given(payments=st.lists(rows, max_size=6, unique_by=lambda row: row.id), again=st.randoms())
+def test_what_was_listed_moves_nothing_when_it_is_listed_again(payments, again) -> None:
+    reached = after(payments, session())
+    assert after(payments, reached) is reached
+    again.shuffle(payments)
+    assert after(payments, reached) is reached
+
+
+@given(payments=st.lists(rows.filter(lambda row: row.status != "refunded"), max_size=6), order=st.randoms())
+def test_in_whatever_order_payments_come_the_best_counts(payments, order) -> None:
+    best = max([rank(after([row], session())) for row in payments], default=0)
+    assert rank(after(payments, session())) == best
+    order.shuffle(payments)
+    assert rank(after(payments, session())) == best
+
+
+@given(payments=histories, order=st.randoms())
+def test_in_whatever_order_the_states_of_one_payment_come_the_last_of_its_life_counts(payments, order) -> None:
+    payments = [replace(row, id="41") for row in payments]
+    reached = after(payments, session())
+    order.shuffle(payments)
+    assert after(payments, session()).status == reached.status
+
+
+@given(payments=histories)
+def test_a_session_once_paid_is_paid_or_given_back(payments) -> None:
+    reached = after(payments, after([payment()], session()))
+    refunded = any(row.status == "refunded" and row.id == "41" for row in payments)
+    assert reached.status == ("refunded" if refunded else "paid")
+    assert reached.status.is_final
+
+
+decimals = st.decimals(min_value=0, max_value=10**12, places=8, allow_nan=False)
+prices = decimals.filter(bool).map(lambda amount: format(amount, "f"))
+digits = st.integers(-(10**6), 10**6)
+
+
+@given(
+    price=prices,
+    tolerance=st.decimals(min_value=0, max_value=100, places=3),
+    nearly=digits,
+    exponent=st.integers(-60, 2),
+    currency=st.sampled_from(["usd", "USD", "Usd", "eur", "", None]),
+)
+@example(price="49.99", tolerance=Decimal(0), nearly=-1, exponent=-60, currency="usd")
+@example(price="49.99", tolerance=Decimal(0), nearly=0, exponent=0, currency="usd")
+def test_paid_is_what_was_asked_for_less_the_tolerance_and_not_a_trace_less(
+    price, tolerance, nearly, exponent, currency
+) -> None:
+    least = Fraction(price) * (100 - Fraction(tolerance)) / 100
+    amount = exact(least + nearly * Fraction(10) ** exponent)
+    row = payment(fiat_amount=amount, currency=currency)
+    reached = settle(session(price=price), row, tolerance_percent=tolerance)
+    enough = Fraction(amount) >= least and (currency or "").lower() == "usd"
+    assert reached.status == ("paid" if enough else "needs_review")
+
+
+def exact(value: Fraction) -> Decimal:
+    """Return a decimal fraction with all its digits."""
+    places = 80
+    scaled = value * 10**places
+    assert scaled.denominator == 1
+    return Decimal(f"{scaled.numerator}E-{places}")
+
+
+# One by one.
+
+
+@pytest.mark.parametrize(
+    ("row", "status"),
+    [
+        (payment("pending"), "open"),
+        (payment("unknown"), "open"),
+        (payment("underpaid"), "underpaid"),
+        (payment("completed"), "paid"),
+        (payment("completed", fiat_amount=Decimal("49.99000000")), "paid"),
+        (payment("completed", fiat_amount=Decimal("1E+2")), "paid"),
+        (payment("completed", fiat_amount=Decimal("49.98")), "needs_review"),
+        (payment("completed", fiat_amount=Decimal(-50)), "needs_review"),
+        (payment("completed", fiat_amount=None), "needs_review"),
+        (payment("completed", currency="eur"), "needs_review"),
+        (payment("completed", currency=None), "needs_review"),
+        (payment("refunded"), "refunded"),
+    ],
+)
+def test_what_a_first_payment_makes_of_a_session(row: Transaction, status: str) -> None:
+    reached = after([row], session())
+    assert (reached.status, reached.transaction, reached.version) == (status, row, 2)
+    assert reached.status.is_final == (status in {"paid", "refunded"})
+
+
+def test_less_is_enough_within_the_tolerance() -> None:
+    row = payment(fiat_amount=Decimal("47.4905"))
+    assert after([row], session(), tolerance=Decimal(5)).status is SessionStatus.PAID
+    assert after([row], session(), tolerance=Decimal("4.99")).status is SessionStatus.NEEDS_REVIEW
+
+
+def test_of_payments_under_way_the_newest_is_shown() -> None:
+    reached = after([payment("pending", id="9"), payment("pending", id="10"), payment("pending", id="8")], session())
+    assert (reached.transaction.id, reached.version) == ("10", 3)
+
+
+def test_news_of_the_payment_that_is_shown_make_a_version() -> None:
+    reached = after([payment(hash=None), payment(hash="0xcc"), payment(hash="0xcc")], session())
+    assert (reached.status, reached.transaction.hash, reached.version) == ("paid", "0xcc", 3)
+
+
+def test_a_second_payment_of_a_paid_session_changes_nothing_and_neither_does_giving_it_back() -> None:
+    paid = after([payment(id="41")], session())
+    assert after([payment(id="42"), payment("underpaid", id="43"), payment("refunded", id="42")], paid) is paid
+    assert after([payment("refunded", id="41")], paid).status is SessionStatus.REFUNDED
+
+
+@pytest.mark.parametrize("first", [payment("underpaid"), payment(currency="eur")], ids=["underpaid", "needs_review"])
+def test_giving_back_a_second_payment_leaves_the_first_to_be_seen_to(first: Transaction) -> None:
+    reached = after([first], session())
+    assert after([payment("refunded", id="42")], reached) is reached
+    assert after([payment("refunded", id="41")], reached).status is SessionStatus.REFUNDED
+    assert after([payment("completed", id="42")], reached).status is SessionStatus.PAID
+
+
+# Which session a payment is for.
+
+
+def test_a_payment_is_for_the_one_session_there_is() -> None:
+    only = session()
+    assert match([only], payment()) is only
+    assert match([], payment()) is None
+
+
+@pytest.mark.parametrize("other", [{"price": "49.98"}, {"currency": "eur"}], ids=["price", "currency"])
+def test_between_sessions_that_ask_for_different_things_nobody_can_tell(other: dict[str, str]) -> None:
+    assert match([session(id="cs_1"), session(id="cs_2", **other)], payment()) is None
+
+
+@given(order=st.randoms())
+def test_of_sessions_that_ask_for_the_same_the_newest_is_meant(order) -> None:
+    later = MADE + timedelta(seconds=1)
+    sessions = [
+        session(id="cs_3", price="50"),
+        session(id="cs_1", price="50.00", created_at=later),
+        session(id="cs_2", price="50.0", created_at=later),
+    ]
+    order.shuffle(sessions)
+    assert match(sessions, payment(created_at=later)).id == "cs_2"
+
+
+@pytest.mark.parametrize(
+    ("older_by", "is_meant"),
+    [(timedelta(0), True), (CLOCK_TOLERANCE, True), (CLOCK_TOLERANCE + timedelta(seconds=1), False)],
+)
+def test_a_session_made_after_the_payment_is_not_meant(older_by: timedelta, is_meant: bool) -> None:
+    only = session()
+    assert match([only], payment(created_at=MADE - older_by)) is (only if is_meant else None)
+    earlier = session(id="cs_0", price="1.00", created_at=MADE - timedelta(hours=1))
+    found = match([earlier, only], payment(created_at=MADE - older_by))
+    assert found is (None if is_meant else earlier)
+
+
+def test_a_payment_without_a_time_can_be_for_any_session() -> None:
+    only = session()
+    assert match([only], payment(created_at=None)) is only
