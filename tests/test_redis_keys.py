@@ -1,13 +1,23 @@
 """Every key in Redis is one that docs/redis.md tells of, ends by itself, and names nobody's data."""
 
 import re
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.plugins.gateway import MARKER, ORDERS_KEY, example_config, running
+import httpx
+
+from tests.plugins.gateway import MARKER, ORDERS_KEY, example_config, look_for_payments, quote, running
+from tests.plugins.processes import until
 
 PAGE = (Path(__file__).parents[1] / "docs" / "redis.md").read_text(encoding="utf-8")
 LONGEST = 30 * 24 * 3600 * 1000
-SHAPES = {"<client>": "[a-z0-9-]+", "<sha256>": "[0-9a-f]{32}", "<endpoint>": "[0-9a-f]{16}"}
+SHAPES = {
+    "<client>": "[a-z0-9-]+",
+    "<sha256>": "[0-9a-f]{32}",
+    "<endpoint>": "[0-9a-f]{16}",
+    "<session>": "cs_[0-9a-f]{32}",
+    "<address>": "([0-9a-f.:]+(/64)?|unknown)",
+}
 
 
 def documented() -> list[re.Pattern[str]]:
@@ -24,16 +34,40 @@ def documented() -> list[re.Pattern[str]]:
     return patterns
 
 
+def pay(payment_url):
+    httpx.post(payment_url, data={"action": "pay"}).raise_for_status()
+
+
+def see(outside, session):
+    with outside.client(session["client_token"]) as browser:
+        return browser.get(f"/checkout-sessions/{session['id']}").json()
+
+
+@contextmanager
+def watching(outside, session):
+    path = f"{outside.url}/checkout-sessions/{session['id']}/events?token={session['client_token']}"
+    with httpx.Client() as http, http.stream("GET", path) as answer:
+        assert answer.status_code == 200
+        yield
+
+
 def test_every_key_is_documented_ends_by_itself_and_holds_no_secret(settings_of, simulator, valkey_factory):
     server = valkey_factory()
     config = example_config()
     del config["cache"]
-    with running(settings_of(config, redis_url=server.url)) as outside:
+    with running(settings_of(config, redis_url=server.url)) as outside, ExitStack() as stack:
         outside.http.get("/balances")
         outside.http.get("/exchange-rates/btc?currency=usd")
         order = {"price": "1.00", "currency": "usd", "order_id": "order-of-somebody"}
         headers = {"Idempotency-Key": "key-of-somebody"}
         assert outside.http.post("/checkout-sessions", json=order, headers=headers).status_code == 201
+        shown = outside.browser.post("/checkout-sessions", json=quote(order_id="browser-order-of-somebody")).json()
+        pay(shown["payment_url"])
+        look_for_payments(server)
+        until(lambda: see(outside, shown)["status"] == "paid", "the payment was found")
+        token = shown["client_token"]
+        again = outside.browser.post("/checkout-sessions", json=quote(order_id="other-order-of-somebody")).json()
+        stack.enter_context(watching(outside, again))
         simulator.scenario("slow", seconds=0.5)
         simulator.scenario("throttled-429", function="get-credit-balance")
         outside.http.get("/credit-balance")
@@ -50,6 +84,6 @@ def test_every_key_is_documented_ends_by_itself_and_holds_no_secret(settings_of,
         assert len(matching) == 1, f"{key} is not in docs/redis.md"
         kinds.update(matching)
         assert "somebody" not in key
-    assert len(kinds) >= 8, "the test does not make most of the keys any more"
-    for secret in (MARKER, ORDERS_KEY):
+    assert len(kinds) >= 16, "the test does not make most of the keys any more"
+    for secret in (MARKER, ORDERS_KEY, token):
         assert secret.encode() not in values

@@ -48,7 +48,7 @@ def _plain(value: object) -> object:
             return {name: getattr(value, name) for name in _TRANSACTION}
         case Mapping():
             return dict(value)
-    raise TypeError(f"how a {type(value).__name__} is written is not said")
+    raise TypeError(f"no way to write a value of type {type(value).__name__}")
 
 
 def _fields(value: object, readers: Mapping[str, _Reader]) -> dict[str, Any]:

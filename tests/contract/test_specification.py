@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import hypothesis
+import pytest
 import schemathesis
 import yaml
 from openapi_spec_validator import validate
@@ -20,6 +21,7 @@ QUANTAPAY_SAYS_NO = {"upstream-rejected", "function-not-supported"}
 specification = schemathesis.openapi.from_path(COMMITTED)
 
 
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of a case whose body has two shapes
 @specification.parametrize()
 @hypothesis.settings(
     max_examples=40, deadline=None, suppress_health_check=list(hypothesis.HealthCheck), derandomize=True

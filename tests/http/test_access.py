@@ -131,7 +131,7 @@ def test_a_new_gateway_yaml_counts_without_a_restart(gateway, settings_of, tmp_p
             time.sleep(0.1)
         assert outside.http.get("/balances").status_code == 200
         assert outside.metric("gateway_config_last_reload_successful") == 0
-        assert outside.ops("/status").json()["configuration"] == {"clients": 1, "newest_in_force": False}
+        assert outside.ops("/status").json()["configuration"] == {"clients": 3, "newest_in_force": False}
         assert httpx.get(f"{outside.url}/readyz").status_code == 200
 
 

@@ -1,11 +1,15 @@
 """The sandbox as a newcomer meets it: start it, paste what it prints, stop it."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from gateway.server import bind
@@ -16,13 +20,14 @@ class Sandbox:
     def __init__(self, folder: Path) -> None:
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
-        self.port, self.ops_port, self.simulator_port = free_port(), free_port(), free_port()
+        self.port, self.ops_port, self.simulator_port, self.storefront_port = (free_port() for _ in range(4))
         self._output = folder / "output"
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
                 [
                     sys.executable, "-m", "gateway", "sandbox", "--port", str(self.port),
                     "--ops-port", str(self.ops_port), "--simulator-port", str(self.simulator_port),
+                    "--storefront-port", str(self.storefront_port),
                 ],
                 env=clean_environ(TMPDIR=str(self.temporary), COLUMNS="120"), cwd=folder, stdout=output, stderr=output,
             )  # fmt: skip
@@ -40,13 +45,27 @@ class Sandbox:
         return pid
 
 
+@contextmanager
+def running(folder: Path) -> Iterator[Sandbox]:
+    started = Sandbox(folder)
+    yield started
+    if started.process.poll() is None:
+        started.process.kill()
+    started.process.wait()
+
+
 @pytest.fixture
 def sandbox(tmp_path):
-    running = Sandbox(tmp_path)
-    yield running
-    if running.process.poll() is None:
-        running.process.kill()
-    running.process.wait()
+    """One that the test may end."""
+    with running(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory):
+    """One for all tests that let it live: each start takes seconds."""
+    with running(tmp_path_factory.mktemp("sandbox")) as started:
+        yield started
 
 
 def paste(command: str) -> str:
@@ -55,8 +74,8 @@ def paste(command: str) -> str:
     return done.stdout
 
 
-def test_every_printed_line_works_when_pasted(sandbox):
-    balances, rate, create, pay, see, refused, metrics = sandbox.commands()
+def test_every_printed_line_works_when_pasted(lasting):
+    balances, rate, create, pay, see, quoted, refused, metrics = lasting.commands()
     until(lambda: paste(balances), "the gateway answers")
     assert [row["cryptocurrency"] for row in json.loads(paste(balances))["balances"]] == ["btc", "eth", "usdt"]
     assert json.loads(paste(rate))["currency"] == "eur"
@@ -65,8 +84,33 @@ def test_every_printed_line_works_when_pasted(sandbox):
     assert json.loads(paste(see))["transactions"][0]["status"] == "pending"
     # As a person would, or the budget of calls to QuantaPay is soon spent.
     until(lambda: json.loads(paste(see))["transactions"][0]["status"] == "completed", "the payment is paid", every=0.5)
+    assert json.loads(paste(quoted))["client_token"].startswith("cst_")
     assert json.loads(paste(refused))["errors"][0]["pointer"] == "#/price"
-    assert 'function="create-checkout-session",outcome="ok"} 2.0' in paste(metrics)
+    assert 'function="create-checkout-session",outcome="ok"} 3.0' in paste(metrics)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_its_shop_takes_a_payment_as_a_browser_makes_one(lasting, host):
+    shop = f"http://{host}:{lasting.storefront_port}"
+    assert f"http://127.0.0.1:{lasting.storefront_port}  ← open this in a browser" in lasting.text()
+    with httpx.Client(headers={"Origin": shop}, timeout=20) as browser:
+        settings = browser.get(f"{shop}/settings.js").text
+        assert f'"http://127.0.0.1:{lasting.port}/sdk/v1.js"' in settings
+        gateway = httpx.URL(f"http://127.0.0.1:{lasting.port}")
+        key = {"Authorization": f"Bearer {re.search('qpk_[A-Za-z0-9_-]{43}', settings)[0]}"}
+        quote = browser.post(f"{shop}/quote").json()
+        tampered = browser.post(gateway.join("/checkout-sessions"), json={**quote, "price": "0.01"}, headers=key)
+        assert (tampered.status_code, tampered.json()["code"]) == (403, "invalid-quote")
+        session = browser.post(gateway.join("/checkout-sessions"), json=quote, headers=key).json()
+        code = browser.get(f"{shop}/qr.svg", params={"url": session["payment_url"]})
+        assert code.headers["content-type"] == "image/svg+xml"
+        browser.post(session["payment_url"], data={"action": "pay"})
+        token = {"Authorization": f"Bearer {session['client_token']}"}
+        own = gateway.join(f"/checkout-sessions/{session['id']}")
+        until(lambda: browser.get(own, headers=token).json()["status"] == "paid", "the session is paid", every=0.5)
+        again = browser.post(f"{shop}/quote", json={"order_id": quote["order_id"]}).json()
+        paid = browser.post(gateway.join("/checkout-sessions"), json=again, headers=key)
+        assert (paid.status_code, paid.json()["code"]) == (409, "order-already-paid")
 
 
 def test_it_ends_when_asked_and_leaves_nothing(sandbox):
