@@ -24,9 +24,10 @@ KEPT_FOR = 3600
 _ANNOUNCE = Script(
     """
     -- Adds a change of session ARGV[1]; keeps ARGV[2] changes, for ARGV[3] ms from now.
-    -- Numbers grow even if the log was lost: a new one starts at the server's time.
+    -- Numbers grow even if the log was lost: a new one starts at the server's time, in
+    -- microseconds, so that none is used again by chance.
     local time = redis.call("TIME")
-    local number = time[1] * 1000 + math.floor(time[2] / 1000)
+    local number = time[1] * 1000000 + time[2]
     local newest = redis.call("ZRANGE", KEYS[1], -1, -1, "WITHSCORES")
     if newest[2] then
       number = math.max(number, tonumber(newest[2]) + 1)

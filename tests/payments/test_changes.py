@@ -98,13 +98,13 @@ async def test_a_reader_notices_a_log_that_was_lost_and_begun_anew(changes: Chan
     assert (await changes.after(news.cursor)).complete
 
 
-@pytest.mark.parametrize("ahead", [-3_600_000, 3_600_000])
+@pytest.mark.parametrize("ahead", [-3600, 3600])
 async def test_numbers_grow_and_readers_find_back_when_the_servers_clock_is_set(
     changes: Changes, valkey: ValkeyServer, ahead: int
 ) -> None:
     with valkey.client() as client:
         seconds, _ = client.time()
-        then = seconds * 1000 + ahead
+        then = (seconds + ahead) * 1_000_000
         client.zadd(KEY, {f"{then}:cs_then": then})
         cursor = await changes.newest()
         assert cursor == then

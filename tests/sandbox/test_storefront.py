@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 
 import httpx
 import pytest
+from anyio.from_thread import start_blocking_portal
 from pydantic import SecretStr
 
 from gateway.sandbox.storefront import StorefrontOptions, shop, storefront_server
@@ -20,13 +21,13 @@ SECRET = "quote-secret-of-the-shop-that-nobody-else-has"
 PAGES = ["/", "/settings.js", "/shop.js", "/view.js", "/calls.js", "/shop.css", "/lamp.svg", "/icon.svg"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def clock():
     return ShiftedClock()
 
 
-@pytest.fixture
-async def http(clock):
+@pytest.fixture(scope="module")
+def http(clock):
     options = StorefrontOptions(
         gateway=GATEWAY,
         payment_page=PAYMENT_PAGE,
@@ -34,10 +35,12 @@ async def http(clock):
         publishable_key=KEY,
         quote_secret=SecretStr(SECRET),
     )
-    sock = bind("127.0.0.1", 0)
-    base = f"http://127.0.0.1:{sock.getsockname()[1]}"
-    async with storefront_server(options, sock, clock), httpx.AsyncClient(base_url=base) as client:
-        yield client
+    with start_blocking_portal("asyncio") as portal:
+        sock = bind("127.0.0.1", 0)
+        server = storefront_server(options, sock, clock)
+        base = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        with portal.wrap_async_context_manager(server), httpx.Client(base_url=base) as client:
+            yield client
 
 
 def signature(order_id, timestamp, price="49.99"):
@@ -45,9 +48,9 @@ def signature(order_id, timestamp, price="49.99"):
     return hmac.new(SECRET.encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
-async def test_each_quote_is_for_a_new_order_and_signed_as_documented(http, clock):
+def test_each_quote_is_for_a_new_order_and_signed_as_documented(http, clock):
     before = int(clock.time())
-    first, second = [(await http.post("/quote")).json() for _ in range(2)]
+    first, second = [http.post("/quote").json() for _ in range(2)]
     assert first["order_id"] != second["order_id"]
     for quote in (first, second):
         assert quote.keys() == {"price", "currency", "order_id", "timestamp", "signature"}
@@ -56,18 +59,18 @@ async def test_each_quote_is_for_a_new_order_and_signed_as_documented(http, cloc
         assert quote["signature"] == signature(quote["order_id"], quote["timestamp"])
 
 
-async def test_an_order_is_quoted_again_with_a_new_time(http, clock):
-    first = (await http.post("/quote")).json()
-    clock.ahead = 600.0
-    again = (await http.post("/quote", json={"order_id": first["order_id"]})).json()
+def test_an_order_is_quoted_again_with_a_new_time(http, clock):
+    first = http.post("/quote").json()
+    clock.ahead += 600.0
+    again = http.post("/quote", json={"order_id": first["order_id"]}).json()
     assert again["order_id"] == first["order_id"]
     assert again["timestamp"] >= first["timestamp"] + 600
     assert again["signature"] == signature(again["order_id"], again["timestamp"])
 
 
-async def test_an_order_of_somebody_else_is_not_quoted(http):
+def test_an_order_of_somebody_else_is_not_quoted(http):
     for order_id in ("ORD-1", "LAMP-00000000"):
-        answer = await http.post("/quote", json={"order_id": order_id})
+        answer = http.post("/quote", json={"order_id": order_id})
         assert answer.status_code == 404
         assert "signature" not in answer.text
 
@@ -77,28 +80,28 @@ async def test_an_order_of_somebody_else_is_not_quoted(http):
     [b"{", b"[]", b'{"price": "0.01"}', b'{"order_id": "a", "price": "0.01"}', b'{"order_id": 7}', b"\xff", b"1" * 5000,
      b'{"order_id": "' + b"a" * 50 + b'"}'],
 )  # fmt: skip
-async def test_a_browser_cannot_name_a_price_or_confuse_the_shop(http, body):
-    answer = await http.post("/quote", content=body)
+def test_a_browser_cannot_name_a_price_or_confuse_the_shop(http, body):
+    answer = http.post("/quote", content=body)
     assert answer.status_code == 400
     assert "signature" not in answer.text
 
 
-async def test_old_orders_are_forgotten_when_there_are_too_many(http, monkeypatch):
+def test_old_orders_are_forgotten_when_there_are_too_many(http, monkeypatch):
     monkeypatch.setattr(shop, "_MOST_ORDERS", 2)
-    order_ids = [(await http.post("/quote")).json()["order_id"] for _ in range(3)]
-    statuses = [(await http.post("/quote", json={"order_id": order_id})).status_code for order_id in order_ids]
+    order_ids = [http.post("/quote").json()["order_id"] for _ in range(3)]
+    statuses = [http.post("/quote", json={"order_id": order_id}).status_code for order_id in order_ids]
     assert statuses == [404, 200, 200]
 
 
-async def test_the_payment_page_is_drawn_as_a_code(http):
-    answer = await http.get("/qr.svg", params={"url": f"{PAYMENT_PAGE}?checkout_id=cs-1&price=49.99"})
+def test_the_payment_page_is_drawn_as_a_code(http):
+    answer = http.get("/qr.svg", params={"url": f"{PAYMENT_PAGE}?checkout_id=cs-1&price=49.99"})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "image/svg+xml"
     svg = ET.fromstring(answer.text)
     assert svg.tag == "{http://www.w3.org/2000/svg}svg"
     side = int(svg.attrib["viewBox"].split()[2])
     assert side >= 21 + 2 * 4
-    other = await http.get("/qr.svg", params={"url": f"{PAYMENT_PAGE}?checkout_id=cs-2&price=49.99"})
+    other = http.get("/qr.svg", params={"url": f"{PAYMENT_PAGE}?checkout_id=cs-2&price=49.99"})
     assert other.text != answer.text
 
 
@@ -107,16 +110,16 @@ async def test_the_payment_page_is_drawn_as_a_code(http):
     ["", "https://evil.example/pay.php?", f"{PAYMENT_PAGE}", f"{PAYMENT_PAGE}.evil.example/?", "javascript:alert(1)",
      f"{PAYMENT_PAGE}?{'a' * 1000}", f"{PAYMENT_PAGE}?é", f" {PAYMENT_PAGE}?a"],
 )  # fmt: skip
-async def test_no_other_address_is_drawn(http, url):
-    answer = await http.get("/qr.svg", params={"url": url})
+def test_no_other_address_is_drawn(http, url):
+    answer = http.get("/qr.svg", params={"url": url})
     assert answer.status_code == 400
     assert "<svg" not in answer.text
-    assert (await http.get("/qr.svg")).status_code == 400
+    assert http.get("/qr.svg").status_code == 400
 
 
-async def test_the_page_may_load_from_itself_and_the_gateway_only(http):
+def test_the_page_may_load_from_itself_and_the_gateway_only(http):
     for path in [*PAGES, "/nothing", "/qr.svg"]:
-        headers = (await http.get(path)).headers
+        headers = http.get(path).headers
         assert headers["content-security-policy"] == (
             f"default-src 'none'; script-src 'self' {GATEWAY}; connect-src 'self' {GATEWAY}; img-src 'self'; "
             "style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -125,36 +128,36 @@ async def test_the_page_may_load_from_itself_and_the_gateway_only(http):
         assert headers["x-content-type-options"] == "nosniff"
 
 
-async def test_nothing_in_the_page_needs_more_than_that(http):
-    page = (await http.get("/")).text
+def test_nothing_in_the_page_needs_more_than_that(http):
+    page = http.get("/").text
     assert re.findall(r"<script\b[^>]*>(.*?)</script>", page, re.DOTALL) == [""]
     assert not re.search(r"<style|\sstyle=|\son\w+=", page)
     for path in re.findall(r'(?:src|href)="(/[^"]+)"', page):
-        assert (await http.get(path)).status_code == 200, path
+        assert http.get(path).status_code == 200, path
     for path in PAGES[2:5]:
-        source = (await http.get(path)).text
+        source = http.get(path).text
         for module in re.findall(r'from "\.(/[^"]+)"', source):
-            assert (await http.get(module)).headers["content-type"].startswith("text/javascript"), module
+            assert http.get(module).headers["content-type"].startswith("text/javascript"), module
         for markup in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "console."):
             assert markup not in source
 
 
-async def test_the_page_is_labelled_for_who_cannot_see_it(http):
-    page = (await http.get("/")).text
+def test_the_page_is_labelled_for_who_cannot_see_it(http):
+    page = http.get("/").text
     assert '<html lang="en">' in page
     ids = re.findall(r'\sid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'aria-labelledby="([^"]+)"', page)) <= set(ids)
     assert all('alt="' in image for image in re.findall(r"<img[^>]*>", page))
     assert re.search(r'id="status" role="status" aria-live="polite"', page)
-    view = (await http.get("/view.js")).text
-    shop_module = (await http.get("/shop.js")).text
+    view = http.get("/view.js").text
+    shop_module = http.get("/shop.js").text
     assert set(re.findall(r'find\("([^"]+)"\)', view) + re.findall(r'onClick\("([^"]+)"', shop_module)) <= set(ids)
 
 
-async def test_the_publishable_key_is_in_the_page_and_the_secret_is_nowhere(http):
-    seen = [await http.get(path) for path in PAGES]
-    seen += [await http.post("/quote"), await http.post("/quote", content=b"{"), await http.get("/quote")]
+def test_the_publishable_key_is_in_the_page_and_the_secret_is_nowhere(http):
+    seen = [http.get(path) for path in PAGES]
+    seen += [http.post("/quote"), http.post("/quote", content=b"{"), http.get("/quote")]
     assert any(KEY in answer.text for answer in seen)
     for answer in seen:
         assert SECRET not in f"{answer.headers} {answer.text}"
@@ -164,5 +167,5 @@ async def test_the_publishable_key_is_in_the_page_and_the_secret_is_nowhere(http
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/index.html", "/shop.py", "/..%2Fshop.py", "/__init__.py"])
-async def test_nothing_else_is_served(http, path):
-    assert (await http.get(path)).status_code == 404
+def test_nothing_else_is_served(http, path):
+    assert http.get(path).status_code == 404

@@ -4,15 +4,20 @@ import asyncio
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
-from gateway.access.limits import Limit, LocalLimiter, RedisLimiter, client_limit
-from gateway.clock import SystemClock
+from gateway.access.limits import LocalLimiter, RedisLimiter, client_limit, ip_limit
+from gateway.access.streams import StreamSlots
+from gateway.clock import SystemClock, utc
 from gateway.errors import StorageUnavailable
+from gateway.payments.agenda import Agenda
+from gateway.payments.changes import Changes
+from gateway.payments.session import Session, SessionStatus
+from gateway.payments.sessions import Sessions
 from gateway.quantapay.budget.shared import SharedBudget
 from gateway.quantapay.urgency import Urgency
 from gateway.quota import Quota
@@ -20,7 +25,7 @@ from gateway.store.cache import Cache, CacheKey
 from gateway.store.flight import Fetched
 from gateway.store.idempotency import Answer, Claim, Idempotency
 from gateway.store.membership import Membership
-from gateway.store.orders import Orders
+from gateway.store.orders import OrderClaim, Orders, OrderSessions
 from gateway.store.redis import PROBE_INTERVAL, Store
 from gateway.telemetry.metrics import Metrics
 from tests.plugins.redis_servers import (
@@ -176,7 +181,7 @@ async def use_everything(store: Store) -> None:
     clock, metrics = SystemClock(), Metrics()
     limiter = RedisLimiter(store, LocalLimiter(clock, share=lambda: 1), metrics=metrics)
     quota = Quota.parse("600/minute")
-    await limiter.take([client_limit("orders", quota), Limit("ip", "ip", "qpg:{orders}:rate:ip:203.0.113.7", quota)])
+    await limiter.take([client_limit("orders", quota), ip_limit("orders", "203.0.113.7", quota)])
     membership = Membership(store, clock=clock, assumed=1)
     budget = SharedBudget(store, quota=quota, account="account", share=lambda: 1, clock=clock, metrics=metrics)
     cache = Cache(store, clock=clock, metrics=metrics, timeout=PATIENT)
@@ -197,6 +202,32 @@ async def use_everything(store: Store) -> None:
         assert isinstance(claim, Claim)
         await (claim.complete(Answer(b"{}", "/")) if key == "completed" else claim.release())
     await Orders(store).claim("orders", "order-1")
+    order = await OrderSessions(store, clock=clock, hold=10).claim("orders", "order-1", "fingerprint")
+    assert isinstance(order, OrderClaim)
+    changes, agenda = Changes(store), Agenda(store, clock=clock)
+    sessions = Sessions(store, changes=changes, agenda=agenda, metrics=metrics)
+    session = Session(
+        id=f"cs_{clock.token_hex(16)}",
+        client_id="orders",
+        price="1.00",
+        currency="usd",
+        order_id="order-1",
+        payment_url="https://cloud.quantapay.app/pay.php",
+        created_at=utc(clock.time()),
+    )
+    await sessions.create(session)
+    await order.complete(session.id)
+    await sessions.publish(session)
+    await sessions.move(session.id, lambda known: replace(known, version=2, status=SessionStatus.PAID))
+    assert len(await sessions.with_reference("order-1")) == 1
+    assert (await changes.after(await changes.newest())).complete
+    assert await agenda.take_due() is None
+    await agenda.remove(session)
+    await agenda.add(session)
+    slots = StreamSlots(store, clock=clock, share=lambda: 1, metrics=metrics)
+    slot = await slots.take("orders", subject="2001:db8::/64", session_id=session.id, most=2)
+    await slots.take("orders", subject=None, session_id=session.id, most=2)
+    await slot.release()
 
 
 @pytest.mark.parametrize("shape", ["replicas", "cluster"])
@@ -218,7 +249,10 @@ async def test_all_that_is_kept_needs_only_the_documented_permissions_and_ends_b
         ends = {key.decode(): client.pttl(key) for key in client.scan_iter()}
         assert client.acl_log() == []
     kinds = {re.match(r"qpg:\{?[a-z]+", key).group() for key in ends.keys() - {"qpg:test", "qpg:probe"}}
-    assert kinds == {"qpg:{orders", "qpg:{budget", "qpg:cache", "qpg:idempotency", "qpg:order"}
+    assert kinds == {
+        "qpg:{orders", "qpg:{budget", "qpg:cache", "qpg:idempotency", "qpg:order", "qpg:session", "qpg:reference",
+        "qpg:{sessions",
+    }  # fmt: skip
     assert all(milliseconds > 0 for milliseconds in ends.values()), ends
 
 

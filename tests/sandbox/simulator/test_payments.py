@@ -1,5 +1,6 @@
 """From a session over the pay page to a transaction, and the ways to ask for it."""
 
+import html
 import re
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -113,6 +114,17 @@ async def test_leaving_pays_nothing(client):
     left = await pay(client, await open_session(client), "leave")
     assert left.status_code == 200
     assert await transactions(client) == []
+
+
+@pytest.mark.parametrize("action", ["leave", "pay"])
+async def test_there_is_a_way_back_to_the_same_checkout(client, action):
+    url = edited(await open_session(client), price="7.50", external_reference='"><b>')
+    page = (await pay(client, url, action)).text
+    assert "<b>" not in page
+    [link] = re.findall(r'href="(\?[^"]+)"', page)
+    checkout = await client.http.get(f"/pay.php{html.unescape(link)}")
+    assert "7.50 USD" in checkout.text
+    assert 'value="pay"' in checkout.text
 
 
 async def test_the_page_believes_its_address(client):
