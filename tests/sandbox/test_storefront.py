@@ -18,6 +18,13 @@ GATEWAY = "http://127.0.0.1:8080"
 PAYMENT_PAGE = "http://127.0.0.1:8090/pay.php"
 KEY = "qpk_" + "shop".ljust(43, "0")
 SECRET = "quote-secret-of-the-shop-that-nobody-else-has"
+OPTIONS = StorefrontOptions(
+    gateway=GATEWAY,
+    payment_page=PAYMENT_PAGE,
+    client_id="storefront",
+    publishable_key=KEY,
+    quote_secret=SecretStr(SECRET),
+)
 PAGES = ["/", "/settings.js", "/shop.js", "/view.js", "/calls.js", "/shop.css", "/lamp.svg", "/icon.svg"]
 
 
@@ -28,16 +35,9 @@ def clock():
 
 @pytest.fixture(scope="module")
 def http(clock):
-    options = StorefrontOptions(
-        gateway=GATEWAY,
-        payment_page=PAYMENT_PAGE,
-        client_id="storefront",
-        publishable_key=KEY,
-        quote_secret=SecretStr(SECRET),
-    )
     with start_blocking_portal("asyncio") as portal:
         sock = bind("127.0.0.1", 0)
-        server = storefront_server(options, sock, clock)
+        server = storefront_server(OPTIONS, sock, clock)
         base = f"http://127.0.0.1:{sock.getsockname()[1]}"
         with portal.wrap_async_context_manager(server), httpx.Client(base_url=base) as client:
             yield client
@@ -86,11 +86,11 @@ def test_a_browser_cannot_name_a_price_or_confuse_the_shop(http, body):
     assert "signature" not in answer.text
 
 
-def test_old_orders_are_forgotten_when_there_are_too_many(http, monkeypatch):
+def test_old_orders_are_forgotten_when_there_are_too_many(clock, monkeypatch):
     monkeypatch.setattr(shop, "_MOST_ORDERS", 2)
-    order_ids = [http.post("/quote").json()["order_id"] for _ in range(3)]
-    statuses = [http.post("/quote", json={"order_id": order_id}).status_code for order_id in order_ids]
-    assert statuses == [404, 200, 200]
+    busy = shop.Shop(OPTIONS, clock)
+    order_ids = [busy.open_order() for _ in range(3)]
+    assert [busy.quote(order_id) is not None for order_id in order_ids] == [False, True, True]
 
 
 def test_the_payment_page_is_drawn_as_a_code(http):
@@ -161,9 +161,7 @@ def test_the_publishable_key_is_in_the_page_and_the_secret_is_nowhere(http):
     assert any(KEY in answer.text for answer in seen)
     for answer in seen:
         assert SECRET not in f"{answer.headers} {answer.text}"
-    assert SECRET not in repr(StorefrontOptions(
-        gateway=GATEWAY, payment_page=PAYMENT_PAGE, client_id="a", publishable_key=KEY, quote_secret=SecretStr(SECRET)
-    ))  # fmt: skip
+    assert SECRET not in repr(OPTIONS)
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/index.html", "/shop.py", "/..%2Fshop.py", "/__init__.py"])
