@@ -11,7 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from gateway.cli.program import app
 from gateway.server import bind
 from tests.plugins.processes import children_of, clean_environ, free_port, gone, until
 
@@ -124,6 +126,21 @@ def test_its_valkey_dies_with_it_even_when_it_is_killed(sandbox):
     sandbox.process.kill()
     sandbox.process.wait()
     until(lambda: gone(valkey), "the Valkey is gone")
+
+
+@pytest.mark.parametrize(("missing", "said"), [("segno", "[embedded,sandbox]"), ("yaml", None)])
+def test_an_install_without_its_packages_says_what_to_install(missing, said, monkeypatch):
+    for module in [
+        name for name in sys.modules if name.startswith(("gateway.sandbox.run", "gateway.sandbox.storefront"))
+    ]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, missing, None)
+    done = CliRunner().invoke(app, ["sandbox"])
+    assert done.exit_code == 1
+    if said is None:
+        assert isinstance(done.exception, ModuleNotFoundError)
+    else:
+        assert said in done.output
 
 
 def test_a_taken_port_moves_on_to_the_next(tmp_path, monkeypatch):
