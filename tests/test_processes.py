@@ -102,7 +102,7 @@ def test_sighup_reads_the_file_again(start_gateway, workers):
     config["clients"].pop(0)
     gateway.config.write_text(yaml.safe_dump(config))
     gateway.send(signal.SIGHUP)
-    until(lambda: gateway.status()["configuration"]["clients"] == 1, "the new file counts")
+    until(lambda: gateway.status()["configuration"]["clients"] == len(config["clients"]), "the new file counts")
     until(lambda: gateway.get("/balances").status_code == 401, "the key is gone from all workers")
     gateway.config.write_text("clients: nonsense")
     gateway.send(signal.SIGHUP)
