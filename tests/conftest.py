@@ -15,6 +15,7 @@ pytest_plugins = [
     "tests.plugins.processes",
     "tests.plugins.chaos",
     "tests.plugins.redis_servers",
+    "tests.plugins.browser",
 ]
 
 

@@ -152,10 +152,9 @@ class StreamSlots:
 
     async def _renew(self) -> None:
         for batch in _batches(list(self._open.values())):
-            held = [slot for slot in batch if slot.id in self._open]
-            await self._send(_RENEW, held, _LIFETIME_MS)
+            await self._send(_RENEW, batch, _LIFETIME_MS)
             # Who left meanwhile may have been taken out before the renewal put it in again.
-            await self._send(_FREE, [slot for slot in held if slot.id not in self._open])
+            await self._send(_FREE, [slot for slot in batch if slot.id not in self._open])
 
     async def _send(self, script: Script, slots: Sequence[Slot], *args: int) -> None:
         """Run a script over every key of `slots`; raise `StorageUnavailable`."""

@@ -223,9 +223,10 @@ async def test_a_released_place_is_released_once(valkey: ValkeyServer) -> None:
 async def test_a_process_that_closes_frees_what_it_holds(valkey: ValkeyServer) -> None:
     async with process(valkey) as one:
         await one.take()
-        late = await one.take()
+        late, tasks = await one.take(), asyncio.all_tasks()
         await one.slots.close()
         assert places(valkey) == {}
+        assert len(tasks - asyncio.all_tasks()) == 1, "it renews no more"
         await late.release()
         assert one.open == 1
 

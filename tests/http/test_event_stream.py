@@ -314,10 +314,11 @@ async def test_it_lasts_half_an_hour_at_most() -> None:
 async def test_its_time_ends_also_between_two_comments() -> None:
     source = Source()
     source.clock.monotonic = SystemClock().monotonic  # type: ignore[method-assign]
-    async with served(answering(lambda: source.stream(most_seconds=0.05))) as (connect, _):
+    async with served(answering(lambda: source.stream(heartbeat=3600, most_seconds=0.05))) as (connect, _):
         reader = await connect()
         await reader.ask()
-        assert (await reader.read_all()).endswith(b"retry: 3000\n\n")
+        async with asyncio.timeout(10):
+            assert (await reader.read_all()).endswith(b"retry: 3000\n\n")
 
 
 async def test_a_reader_that_takes_nothing_is_dropped() -> None:

@@ -56,7 +56,7 @@ class GatewayProcess:
     """`serve` as a process; its log goes to a file."""
 
     def __init__(self, folder: Path, environ: dict[str, str]) -> None:
-        self.port, self.ops_port = free_port(), free_port()
+        self.port, self.ops_port = int(environ.get("GATEWAY_PORT") or free_port()), free_port()
         self.url, self.ops_url = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.ops_port}"
         # One client, which a fresh connection a request keeps honest: a client of its own for each would cost 20 ms.
         self._http = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0))
