@@ -60,7 +60,7 @@ def serve(sock: socket.socket, ready: Signal) -> None:
 
     async def run() -> None:
         application = Application()
-        listener = Listener(application, sock, lifespan=False, grace=0)
+        listener = Listener(application, sock, lifespan=False, grace=1)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGUSR1, application.released.set)
         loop.add_signal_handler(signal.SIGTERM, setattr, listener, "should_exit", True)

@@ -161,6 +161,7 @@ def test_who_leaves_the_payment_page_can_come_back(shop, visit):
     expect(payment.get_by_role("button", name="Pay in full")).to_be_visible()
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "drained"])
 def test_watching_goes_on_through_a_restart_of_the_gateway(start_gateway, visit, valkey, simulator, tmp_path, end):
     sock, port = bind("127.0.0.1", 0), str(free_port())

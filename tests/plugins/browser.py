@@ -122,12 +122,17 @@ def shop_config(port: int) -> dict[str, object]:
     return config
 
 
-@pytest.fixture
-def shop(settings_of, simulator, valkey) -> Iterator[str]:
-    """A shop and its gateway, on two origins; yields the shop's."""
+@pytest.fixture(scope="session")
+def _session_shop(settings_of, _session_simulator) -> Iterator[str]:
     sock = bind("127.0.0.1", 0)
     with (
         running(settings_of(shop_config(sock.getsockname()[1]))) as outside,
-        storefront(outside.url, f"{simulator.url}/pay.php", sock) as origin,
+        storefront(outside.url, f"{_session_simulator.url}/pay.php", sock) as origin,
     ):
         yield origin
+
+
+@pytest.fixture
+def shop(_session_shop: str, simulator, valkey) -> str:
+    """The origin of a shop; its gateway is another one, with an empty store and QuantaPay."""
+    return _session_shop
