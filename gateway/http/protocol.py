@@ -1,4 +1,4 @@
-"""Bounds on a request that uvicorn's fast parser does not set: how long its head may be, and how long it may take."""
+"""Bounds that uvicorn does not set: on a request's head, on its time, and on callers that take no answer."""
 
 import asyncio
 
@@ -7,6 +7,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 MOST_HEAD_BYTES = 32 * 1024
 REQUEST_SECONDS = 10.0
 """From a request's first byte, or a connection's start, to the last byte of its body (64 KiB at most)."""
+STALL_SECONDS = 10.0
+"""For how long a caller may take nothing of an answer that is ready for it."""
 
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
@@ -18,21 +20,25 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     """uvicorn's httptools protocol that gives up on heads over 32 KiB, and on requests slower than 10 s.
 
     The time counts even if the answer was sent before the body had come: whoever dribbles a body, with a key or
-    without, holds no connection.
+    without, holds no connection. A caller that takes nothing of its answer for 10 s is cut off: closing would wait,
+    perhaps for ever, until it has taken the rest.
     """
 
     _head_bytes = 0
     _in_head = True
     _timer: asyncio.TimerHandle | None = None
+    _stall_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Start the time that the first request may take."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # tell of every answer that the caller's side has no room for
         self._start()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Drop the timer with the connection."""
+        """Drop the timers with the connection."""
         self._stop_timer()
+        self._stop_stall_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -59,6 +65,31 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Stop the time: the request is here."""
         self._stop_timer()
         super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        """Watch whether the caller goes on to take its answer."""
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        """Stop watching: all of it is on its way."""
+        self._stop_stall_timer()
+        super().resume_writing()
+
+    def _watch_reader(self) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        self._stall_timer = self.loop.call_later(STALL_SECONDS, self._drop_if_stalled, unsent)
+
+    def _drop_if_stalled(self, unsent_before: int) -> None:
+        if self.transport.get_write_buffer_size() >= unsent_before:
+            self.transport.abort()
+        else:
+            self._watch_reader()
+
+    def _stop_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     def _start(self) -> None:
         self._stop_timer()
