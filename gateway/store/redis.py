@@ -7,7 +7,7 @@ is gone, frozen, loading, read-only, full or without quorum.
 2. A probe gives a second opinion, at once. If it succeeds the doubt is over, typically after a millisecond: one
    slow command is not an outage. If it fails Redis is *down*, which is logged and shown in `gateway_redis_up`, and
    the probe goes on every quarter of a second until it succeeds.
-3. Other commands wait for that opinion, but not beyond 20 ms from when the doubt began; from then on, and while
+3. Other commands wait for that opinion, but not beyond 50 ms from when the doubt began; from then on, and while
    Redis is down, they raise at once: a request that was caught by the fault does not wait again, and a flood does
    not pile up.
 
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 MOST_COMMANDS = 48
 """At once; more wait their turn, within their deadline. The other connections are for subscriptions and probes."""
-VERDICT_WAIT = 0.02
+VERDICT_WAIT = 0.05
 """From when a doubt began: how long commands wait for the probe, which takes a millisecond where all is well."""
 PROBE_INTERVAL = 0.25
 PROBE_DEADLINE = 1.0

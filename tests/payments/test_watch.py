@@ -161,7 +161,7 @@ async def test_a_change_reaches_all_who_watch_and_costs_one_read(bench: Bench) -
 
         changed = bench.memory.change(1)
         await bench.tick()
-        assert await asyncio.gather(*waiting) == [changed] * 20
+        assert await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE) == [changed] * 20
         assert bench.memory.reads == ["cs_1"]
         assert watches[0].session == changed
         assert not waiting_in_vain.done()
@@ -322,7 +322,7 @@ async def test_a_newer_session_that_somebody_loaded_wakes_the_others(bench: Benc
         waiting = asyncio.create_task(watch.changed(1))
         await bench.idle()
         async with bench.watches.open(session(version=2)):
-            assert await waiting == session(version=2)
+            assert await asyncio.wait_for(waiting, PATIENCE) == session(version=2)
 
 
 async def test_who_stops_waiting_does_not_disturb_the_others(bench: Bench) -> None:
@@ -335,7 +335,7 @@ async def test_who_stops_waiting_does_not_disturb_the_others(bench: Bench) -> No
             await one
         changed = bench.memory.change()
         await bench.tick()
-        assert await two == changed
+        assert await asyncio.wait_for(two, PATIENCE) == changed
 
 
 async def test_a_session_is_watched_until_its_last_holder_leaves(bench: Bench) -> None:
