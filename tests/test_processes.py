@@ -69,6 +69,9 @@ def test_workers_die_with_their_supervisor(start_gateway):
     assert refused(gateway.url)
 
 
+LOCALLY_ALLOWED = 'gateway_rate_limit_decisions_total{decision="allowed",limit="client",store="local"}'
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_drain_says_so_at_once_and_loses_nothing(start_gateway, simulator, workers):
     gateway = start_gateway(GATEWAY_WORKERS=workers, GATEWAY_DRAIN_SECONDS="2")
@@ -131,9 +134,12 @@ def test_several_processes_never_exceed_one_limit(start_gateway, tmp_path):
     config = example_config()
     config["clients"][0]["rate_limit"] = "50/hour"
     (tmp_path / "gateway.yaml").write_text(yaml.safe_dump(config))
-    urls = [start_gateway(GATEWAY_WORKERS="2").url for _ in range(2)]
+    gateways = [start_gateway(GATEWAY_WORKERS="2") for _ in range(2)]
+    urls = [gateway.url for gateway in gateways]
     with httpx.Client(headers={"Authorization": f"Bearer {ORDERS_KEY}"}) as client, ThreadPoolExecutor(8) as pool:
         wanted = [f"{urls[number % 2]}/balances" for number in range(200)]
         statuses = list(pool.map(lambda url: client.get(url).status_code, wanted))
-    assert statuses.count(200) == 50
-    assert statuses.count(429) == 150
+    # A machine so busy that Redis misses its time has some decided by a local share, which comes on top.
+    local = sum(gateway.total(LOCALLY_ALLOWED) for gateway in gateways)
+    assert 50 <= statuses.count(200) <= 50 + local
+    assert statuses.count(200) + statuses.count(429) == 200

@@ -7,8 +7,8 @@ from fastapi.security import HTTPBearer, SecurityScopes
 
 from gateway.access.origins import check_origin
 from gateway.config import Client, PublishableKeyClient, SecretKeyClient
-from gateway.errors import InsufficientScope, Unauthenticated
-from gateway.http.admission import admit
+from gateway.errors import CallerError, InsufficientScope, Unauthenticated
+from gateway.http.admission import admit, admit_refused
 from gateway.http.parameters import refuse_odd_parameters
 from gateway.http.services import Services, ServicesDependency
 from gateway.telemetry.logs import annotate
@@ -72,11 +72,20 @@ async def authenticate_orderer(
     services: ServicesDependency,
     _documented: Annotated[object, Depends(_bearer)],
 ) -> Client:
-    """Do as `authenticate`, but count a browser's request only once its quote is judged (`http/quoting.py`)."""
+    """Do as `authenticate`, but count a browser's request only once its quote is judged (`http/quoting.py`).
+
+    What is refused before costs its address, like a quote that is refused.
+    """
     client = identify(request, services)
     if isinstance(client, SecretKeyClient):
         await admit(request, services, client)
-    require(required.scopes, client)
+    try:
+        require(required.scopes, client)
+        refuse_odd_parameters(request)
+    except CallerError:
+        if isinstance(client, PublishableKeyClient):
+            await admit_refused(request, services, client)
+        raise
     return client
 
 
@@ -98,4 +107,4 @@ def scope(name: str) -> list[Any]:
 
 def scope_to_order(name: str) -> list[Any]:
     """Return the dependencies of a route that needs the scope `name` and, of browsers, a quote."""
-    return [Security(authenticate_orderer, scopes=[name]), Depends(refuse_odd_parameters)]
+    return [Security(authenticate_orderer, scopes=[name])]

@@ -77,7 +77,10 @@ def _refuse_constant(_token: Literal["NaN", "Infinity", "-Infinity"] | str) -> N
 def _require_json(request: Request) -> None:
     header = Message()
     header["Content-Type"] = request.headers.get("content-type", "")
-    charset = (header.get_content_charset() or "utf-8").lower()
+    try:
+        charset = (header.get_content_charset() or "utf-8").lower()
+    except ValueError:  # a parameter that only looks like one of RFC 2231's
+        raise UnsupportedMediaType from None
     encoding = request.headers.get("content-encoding", "identity").lower()
     if header.get_content_type() != "application/json" or charset != "utf-8" or encoding != "identity":
         raise UnsupportedMediaType

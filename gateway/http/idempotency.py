@@ -13,6 +13,7 @@ from typing import Annotated
 from fastapi import Header, Request
 from pydantic import BaseModel
 
+from gateway.config import PublishableKeyClient
 from gateway.errors import FieldFault, ValidationFailed
 from gateway.store.idempotency import Answer, Idempotency
 
@@ -37,7 +38,12 @@ def idempotency_key(
         ),
     ] = None,
 ) -> str | None:
-    """Return the caller's key, the draft's quoted form unwrapped; raise `ValidationFailed` if it cannot be one."""
+    """Return the caller's key, the draft's quoted form unwrapped; raise `ValidationFailed` if it cannot be one.
+
+    None for a browser, whose order is its key.
+    """
+    if isinstance(request.state.client, PublishableKeyClient):
+        return None
     given = request.headers.getlist(HEADER)
     if not given:
         return None

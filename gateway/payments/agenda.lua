@@ -7,11 +7,11 @@
 --   add      created (s), id            Put a session on the agenda, unless it is there or too old.
 --   take     token                      Take the lease, if it is free and a session is due. Returns the time, and when
 --                                       the oldest of the sessions due was created (s); nothing if not taken.
---   advance  started                    Say when the sessions that were due at `started` are due next. Those that are
---                                       too old leave the agenda.
+--   advance  started                    Say when some of the sessions that were due at `started` are due next; those
+--                                       that are too old leave the agenda. Returns whether there may be more.
 --   release  token, started             Have the lease, if it is ours, end a `SOONEST` after it began.
 --
--- What is due is looked at in portions: no step takes longer than a few milliseconds.
+-- No step takes longer than about ten milliseconds: others wait for Redis meanwhile.
 
 local AGENDA, LEASE = KEYS[1], KEYS[2]
 local verb = ARGV[1]
@@ -21,7 +21,8 @@ local SLOWING = 60               -- an older session is due after this fraction 
 local LIFETIME = 48 * 3600000    -- after which nobody looks for its payment any more
 local LONGEST = LIFETIME / SLOWING
 local LEASE_LASTS = 30000
-local AT_ONCE = 10000            -- sessions
+local MOST_TAKEN = 10000         -- sessions that a turn is for
+local MOST_ADVANCED = 1000       -- at once
 
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -34,10 +35,10 @@ local function created_at(member)
   return tonumber(string.match(member, "^(%d+):"))
 end
 
-local function due_at(instant)
-  local members = redis.call("ZRANGEBYSCORE", AGENDA, "-inf", whole(instant), "LIMIT", 0, AT_ONCE)
+local function due_at(instant, most)
+  local members = redis.call("ZRANGEBYSCORE", AGENDA, "-inf", whole(instant), "LIMIT", 0, most)
   -- Due further ahead than any is put: from before the server's clock was set back.
-  local ahead = redis.call("ZRANGEBYSCORE", AGENDA, "(" .. whole(now + LONGEST), "+inf", "LIMIT", 0, AT_ONCE)
+  local ahead = redis.call("ZRANGEBYSCORE", AGENDA, "(" .. whole(now + LONGEST), "+inf", "LIMIT", 0, most)
   for _, member in ipairs(ahead) do
     table.insert(members, member)
   end
@@ -58,7 +59,7 @@ if verb == "take" then
     return {}
   end
   local oldest = nil
-  for _, member in ipairs(due_at(now)) do
+  for _, member in ipairs(due_at(now, MOST_TAKEN)) do
     oldest = math.min(oldest or math.huge, created_at(member))
   end
   if not oldest then
@@ -70,7 +71,8 @@ end
 
 if verb == "advance" then
   local started = tonumber(ARGV[2])
-  for _, member in ipairs(due_at(started)) do
+  local members = due_at(started, MOST_ADVANCED)
+  for _, member in ipairs(members) do
     local created = created_at(member) * 1000
     local ends = created + LIFETIME
     if started >= ends then
@@ -80,7 +82,7 @@ if verb == "advance" then
       redis.call("ZADD", AGENDA, whole(math.min(started + pause, ends)), member)
     end
   end
-  return {}
+  return {#members >= MOST_ADVANCED and 1 or 0}
 end
 
 if verb == "release" and redis.call("GET", LEASE) == ARGV[2] then

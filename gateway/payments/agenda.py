@@ -20,10 +20,13 @@ KEY = "qpg:{sessions}:open"
 LEASE_KEY = "qpg:{sessions}:sweep"
 """`agenda.lua` says what both hold."""
 
+_PORTIONS = 10
+"""Of sessions, in which a turn's 10,000 are advanced."""
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The right to see to the sessions that are due, for 30 s at most."""
+    """The right to see to the sessions that are due, at most 10,000, for 30 s at most."""
 
     token: str
     started: int
@@ -65,7 +68,10 @@ class Agenda:
 
     async def advance(self, turn: Turn) -> None:
         """Have the sessions that were due wait for their next time, or leave the agenda after 48 h."""
-        await self._run("advance", turn.started)
+        for _ in range(_PORTIONS):
+            [has_more] = await self._run("advance", turn.started)
+            if not has_more:
+                return
 
     async def release(self, turn: Turn) -> None:
         """Let others have the next turn, 10 s after this one began. What was not advanced is due then."""

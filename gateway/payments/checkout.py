@@ -14,6 +14,7 @@ So a session that was never shown is never published, and cannot stand in the wa
 import asyncio
 import hashlib
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TypeAlias
 
 import structlog
@@ -103,7 +104,8 @@ class Checkout:
         longer than this one's patience, and `StorageUnavailable`.
         """
         await self._orders.claim(client_id, order_id)
-        asked = hashlib.sha256(f"{order.price}|{order.currency}".encode()).hexdigest()
+        price = Decimal(order.price).normalize()  # 5 and 5.00 are one price
+        asked = hashlib.sha256(f"{price:f}|{order.currency}".encode()).hexdigest()
         give_up_at = self._clock.monotonic() + self._patience
         while True:
             match await self._order_sessions.claim(client_id, order_id, asked):

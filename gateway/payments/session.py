@@ -56,16 +56,14 @@ class Session:
 def settle(session: Session, payment: Transaction, *, tolerance_percent: Decimal) -> Session:
     """Return the session as `payment` leaves it: the one function that moves a status.
 
-    The session itself, unchanged, if the payment says nothing new, or gives back other money than that which moved the
-    session. `tolerance_percent`: how much less than the price counts as paid. The payer can edit the payment page, so
-    the amount in a genuine payment is compared with what was asked for, exactly.
+    The session itself, unchanged, if the payment says nothing new. `tolerance_percent`: how much less than the price
+    counts as paid. The payer can edit the payment page, so the amount in a genuine payment is compared with what was
+    asked for, exactly.
     """
     status = _status_after(session, payment, tolerance_percent)
     if _ORDER.index(status) < _ORDER.index(session.status):
         return session
     if status == session.status and not _may_replace(session, payment):
-        return session
-    if status is SessionStatus.REFUNDED and not _gives_back(session, payment):
         return session
     if (status, payment) == (session.status, session.transaction):
         return session
@@ -75,10 +73,15 @@ def settle(session: Session, payment: Transaction, *, tolerance_percent: Decimal
 def match(sessions: Sequence[Session], payment: Transaction) -> Session | None:
     """Return the one session that `payment` can be for, or None if there is none or nobody can tell.
 
-    All `sessions` have the payment's reference, byte for byte. One made after the payment is not meant. Several that
-    ask for the same are one order, asked for again after a broken connection: the newest stands for it.
+    All `sessions` have the payment's reference, byte for byte. A payment that moved one of them is that one's for good,
+    so none pays twice. One made after the payment is not meant, and one that is paid only if no other is open. Several
+    that ask for the same are one order, asked for again after a broken connection: the newest stands for it.
     """
-    meant = [session for session in sessions if _can_be_for(session, payment)]
+    for session in sessions:
+        if session.transaction is not None and session.transaction.id == payment.id:
+            return session
+    possible = [session for session in sessions if _can_be_for(session, payment)]
+    meant = [session for session in possible if not session.status.is_final] or possible
     if len({(Decimal(session.price), session.currency) for session in meant}) != 1:
         return None
     return max(meant, key=lambda session: (session.created_at, session.id))
@@ -95,7 +98,7 @@ def _status_after(session: Session, payment: Transaction, tolerance_percent: Dec
         case "underpaid":
             return SessionStatus.UNDERPAID
         case "refunded":
-            return SessionStatus.REFUNDED
+            return _status_after_refund(session, payment, tolerance_percent)
         case "pending" | "unknown":
             return SessionStatus.OPEN
 
@@ -109,10 +112,21 @@ def _may_replace(session: Session, payment: Transaction) -> bool:
     return session.status is SessionStatus.OPEN and (len(payment.id), payment.id) > (len(shown.id), shown.id)
 
 
-def _gives_back(session: Session, payment: Transaction) -> bool:
-    """Tell whether a refund is of the money that the status is due to, and not of a second payment."""
+def _status_after_refund(session: Session, payment: Transaction, tolerance_percent: Decimal) -> SessionStatus:
+    """Only the price that was paid and given back ends an order; after any other refund it can still be paid.
+
+    Otherwise a stranger's cent, paid with an edited reference and given back, would close somebody's order.
+    """
     shown = session.transaction
-    return session.status is SessionStatus.OPEN or shown is None or shown.id == payment.id
+    is_of_the_shown = shown is not None and shown.id == payment.id
+    match session.status:
+        case SessionStatus.PAID | SessionStatus.REFUNDED:
+            return SessionStatus.REFUNDED if is_of_the_shown else session.status
+        case SessionStatus.OPEN:
+            is_enough = _is_enough(session, payment, tolerance_percent)
+            return SessionStatus.REFUNDED if is_enough else SessionStatus.NEEDS_REVIEW
+        case SessionStatus.UNDERPAID | SessionStatus.NEEDS_REVIEW:
+            return session.status
 
 
 def _is_enough(session: Session, payment: Transaction, tolerance_percent: Decimal) -> bool:

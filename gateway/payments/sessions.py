@@ -82,7 +82,9 @@ class Sessions:
         """Return the published sessions with a reference, byte for byte: the newest ones, newest first."""
         ids: list[bytes] = await self._look(_reference(order_id), "list")
         # An id that is not ours names no session, whatever becomes of its bytes.
-        found = [await self.get(session_id.decode(errors="replace")) for session_id in reversed(ids)]
+        keys = [_record(session_id.decode(errors="replace")) for session_id in reversed(ids)]
+        # One that cannot be read must not keep payments from all others.
+        found = [await self._get_if_ours(key) for key in keys]
         return [session for session in found if session is not None and session.order_id == order_id]
 
     async def move(self, session_id: str, change: Callable[[Session], Session]) -> Session | None:
@@ -114,6 +116,10 @@ class Sessions:
         log.warning("others move a session all the time", session_id=session_id)
         raise StorageUnavailable(retry_after=RETRY_AFTER)
 
+    async def _get_if_ours(self, key: str) -> Session | None:
+        status, value = await self._store.run(lambda redis: self._script(redis, [key], ["read"]))
+        return _read_if_ours(key, value) if _is_of_our_kind(key, status) else None
+
     async def _look(self, key: str, verb: str) -> Any:  # noqa: ANN401 - a text or ids, as the verb has it
         _, found = _intact(key, await self._store.run(lambda redis: self._script(redis, [key], [verb])))
         return found
@@ -136,15 +142,27 @@ def _reference(order_id: str) -> str:
 def _intact(key: str, reply: tuple[int, Any]) -> tuple[bool, Any]:
     """Return what `sessions.lua` did and found, unless that is of a kind that nobody writes there."""
     status, found = reply
-    if status < 0:
-        log.error("a value of another kind lies where sessions are kept, refusing it", key=key)
+    if not _is_of_our_kind(key, status):
         raise StorageUnavailable(retry_after=RETRY_AFTER)
     return status == 1, found
 
 
+def _is_of_our_kind(key: str, status: int) -> bool:
+    if status < 0:
+        log.error("a value of another kind lies where sessions are kept, refusing it", key=key)
+    return status >= 0
+
+
 def _read(key: str, value: bytes) -> Session | None:
+    session = _read_if_ours(key, value)
+    if session is None and value:
+        raise StorageUnavailable(retry_after=RETRY_AFTER)
+    return session
+
+
+def _read_if_ours(key: str, value: bytes) -> Session | None:
     try:
         return decode(value.decode()) if value else None
     except ValueError:
         log.error("a session's record is not ours, or of another version, refusing it", key=key)  # noqa: TRY400 - its text can hold the value
-    raise StorageUnavailable(retry_after=RETRY_AFTER)
+        return None

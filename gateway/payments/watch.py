@@ -81,7 +81,7 @@ class Watches:
         watch.holders += 1
         watch.show(session)
         self._unread.add(session.id)
-        if self._keeper is None or self._keeper.done():
+        if self._keeper is None:
             # Not in the context of the request that happens to be the first: its record and trace are its own.
             self._keeper = asyncio.create_task(self._keep_up(), context=Context())
         try:

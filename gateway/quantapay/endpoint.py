@@ -12,8 +12,9 @@ from gateway.quantapay.attempt import Attempt
 from gateway.quantapay.envelope import Reply
 from gateway.telemetry.metrics import Metrics
 
-MOST_BYTES = 1024 * 1024
-"""The longest answer that is read; a page of 100 transactions is about 60 KiB."""
+MOST_BYTES = 4 * 1024 * 1024
+"""The longest answer that is read. A page of 100 transactions is about 60 KiB, and at worst, full of texts that a payer
+made up, 3 MiB."""
 RECONNECT_AFTER = 5
 """Seconds for `Retry-After` when there is no connection."""
 

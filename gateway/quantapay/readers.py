@@ -120,9 +120,9 @@ def _row(value: JsonValue) -> Transaction:
         from_address=_text(row.get("from")),
         to_address=_text(row.get("to")),
         hash=_text(row.get("hash")),
-        amount=_number_or_none(row.get("amount")),
+        amount=_amount(row.get("amount")),
         cryptocurrency=_lower(row.get("cryptocurrency")),
-        fiat_amount=_number_or_none(row.get("amount_fiat")),
+        fiat_amount=_amount(row.get("amount_fiat")),
         currency=_lower(row.get("currency")),
         order_id=_text(row.get("external_reference")),
         status=_STATUSES.get(raw_status or "", "unknown"),
@@ -152,8 +152,15 @@ def _number(value: JsonValue) -> Decimal:
     return Decimal(token)
 
 
-def _number_or_none(value: JsonValue) -> Decimal | None:
-    return None if value is None or value == "" else _number(value)
+def _amount(value: JsonValue) -> Decimal | None:
+    """Read a row's amount; one that is none counts as missing, and so as too little.
+
+    A payer can edit what the row was made from, and must not be able to make a whole page of rows unreadable.
+    """
+    try:
+        return _number(value)
+    except UpstreamInvalidResponse:
+        return None
 
 
 def _code(value: JsonValue) -> str:

@@ -70,6 +70,9 @@ def test_a_refused_quote_costs_the_address_alone(limited):
         headers = {"X-Forwarded-For": "192.0.2.2"}
         unreadable = [outside.browser.post("/checkout-sessions", content=b"{", headers=headers) for _ in range(4)]
         assert [answer.status_code for answer in unreadable] == [415] * 3 + [429]
+        headers = {"X-Forwarded-For": "192.0.2.5"}
+        odd = [outside.browser.post("/checkout-sessions?x=1", json=quote(), headers=headers) for _ in range(4)]
+        assert [answer.status_code for answer in odd] == [422] * 3 + [429]
         headers = {"X-Forwarded-For": "192.0.2.3"}
         assert outside.browser.post("/checkout-sessions", json=quote(), headers=headers).status_code == 201
         assert outside.browser.post("/checkout-sessions", json=quote(), headers=headers).status_code == 200

@@ -81,6 +81,7 @@ async def test_a_reader_notices_that_the_log_was_lost(changes: Changes, valkey: 
     valkey.flush()
     news = await changes.after(cursor)
     assert not news.complete
+    assert (await changes.after(news.cursor)).complete, "everything is looked at once, not at each tick"
     await changes.announce("cs_2")
     news = await changes.after(news.cursor)
     assert not news.complete

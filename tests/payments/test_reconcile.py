@@ -338,6 +338,13 @@ async def test_while_redis_is_away_nothing_is_raised_and_nothing_is_forgotten(be
     assert bench.agenda.did[-2:] == ["advance", "release"]
 
 
+async def test_a_turn_that_cannot_be_given_back_is_no_failure(bench: Bench) -> None:
+    bench.agenda.fails = {"release": StorageUnavailable()}
+    with capture_logs() as lines:
+        await bench.sweep(payment())
+    assert lines == []
+
+
 @pytest.mark.parametrize("failure", [StorageUnavailable(), ValueError("a text with secrets")])
 async def test_a_session_that_cannot_be_moved_does_not_keep_others_from_their_payments(
     bench: Bench, failure: Exception

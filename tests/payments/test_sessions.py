@@ -372,11 +372,12 @@ async def test_a_record_that_is_not_ours_is_refused_and_stays(
             for attempt in (
                 process.sessions.get("cs_1"),
                 process.sessions.move("cs_1", PAY),
-                process.sessions.with_reference("ORD-1"),
             ):
                 with pytest.raises(StorageUnavailable) as refused:
                     await attempt
                 assert refused.value.retry_after == 1
+            found = await process.sessions.with_reference("ORD-1")
+            assert [other.id for other in found] == ["cs_2"], "it keeps no payment from the others"
         assert client.dump(RECORD) == before
     assert [(line["log_level"], line["key"]) for line in lines] == [("error", RECORD)] * 3
     assert "secret" not in str(lines)

@@ -290,13 +290,37 @@ async def test_a_read_that_fails_is_done_again_at_the_next_tick(bench: Bench) ->
 
 async def test_who_left_while_a_read_failed_is_not_read_for(bench: Bench) -> None:
     bench.memory.put(session(1), session(2))
+
+    async def hold() -> None:
+        async with bench.watches.open(session(2)) as watch:
+            await watch.changed(1)
+
     async with bench.watches.open(session(1)):
-        async with bench.watches.open(session(2)):
+        await bench.idle()
+        leaving = asyncio.create_task(hold())
+        await asyncio.sleep(0)
+
+        def break_off() -> None:
             bench.memory.away = True
-            await bench.tick()
-        bench.memory.away = False
+            leaving.cancel()
+
+        bench.memory.before["read"] = break_off
         await bench.tick()
-        assert bench.memory.reads == ["cs_1"]
+        assert leaving.cancelled()
+        bench.memory.away = False
+        bench.memory.reads.clear()
+        await bench.tick()
+        assert bench.memory.reads == []
+
+
+async def test_sessions_that_nobody_watches_here_are_not_read(bench: Bench) -> None:
+    bench.memory.put(session(1), session(2))
+    async with bench.watches.open(session(1)):
+        await bench.idle()
+        bench.memory.reads.clear()
+        bench.memory.change(2)
+        await bench.tick()
+        assert bench.memory.reads == []
 
 
 async def test_a_session_that_is_gone_is_waited_for(bench: Bench) -> None:

@@ -133,11 +133,18 @@ def test_statuses_are_named_and_new_ones_kept_raw(code, status):
 
 @pytest.mark.parametrize(
     "fault",
-    [{"id": ""}, {"id": None}, {"amount": "lots"}, {"title": {"a": 1}}, {"title": True}, {"description": [[1]]}],
+    [{"id": ""}, {"id": None}, {"title": {"a": 1}}, {"title": True}, {"description": [[1]]}],
 )
 def test_a_row_that_makes_no_sense_is_invalid(fault):
     with pytest.raises(UpstreamInvalidResponse):
         readers.transactions([APRIL_ROW | fault])
+
+
+@pytest.mark.parametrize("amount", ["lots", ".5", "49,99", "1e400", "", None, True, []])
+def test_an_amount_that_makes_no_sense_is_missing_and_hides_no_other_row(amount):
+    odd, good = readers.transactions([APRIL_ROW | {"amount": amount, "amount_fiat": amount}, APRIL_ROW])
+    assert (odd.amount, odd.fiat_amount) == (None, None)
+    assert good.fiat_amount is not None
 
 
 def test_an_unreadable_time_is_no_time():

@@ -273,3 +273,9 @@ def test_the_marker_would_be_found_in_a_signature_check():
     assert MARKER in WEBHOOK_SECRET
     digest = hmac.new(WEBHOOK_SECRET.encode(), b"x", hashlib.sha256).hexdigest()
     assert MARKER not in digest
+
+
+def test_a_content_type_that_only_looks_encoded_is_refused(gateway):
+    odd = "application/json; charset*" + "9" * 5000 + "*=x"
+    answer = gateway.http.post("/checkout-sessions", content=b"{}", headers={"Content-Type": odd})
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported-media-type")

@@ -128,6 +128,12 @@ def test_a_reload_with_a_newer_quote_finds_the_session(gateway, simulator):
     assert gateway.metric("gateway_checkout_sessions_total", event="found") >= 3
 
 
+def test_one_price_can_be_written_in_several_ways(gateway, simulator):
+    answers = [create(gateway, quote(price)) for price in ("5", "5.0", "5.00", "05")]
+    assert [answer.status_code for answer in answers] == [201, 200, 200, 200]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+
+
 @pytest.mark.parametrize("other", [{"price": "50.00"}, {"currency": "eur"}, {"price": "49.9"}])
 def test_an_order_has_no_second_price(gateway, simulator, other):
     assert create(gateway, quote()).status_code == 201

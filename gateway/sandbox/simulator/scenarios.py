@@ -19,8 +19,8 @@ from gateway.sandbox.simulator.php import Json, RawJson
 HonestAnswer: TypeAlias = Callable[[], Envelope]
 Misbehave: TypeAlias = Callable[[HonestAnswer], Answer]
 
-OVERSIZE = 1_100_000
-"""Bytes: over 1 MiB."""
+OVERSIZE = 5 * 1024 * 1024
+"""Bytes: over 4 MiB."""
 DEPTH = 100_000
 """Levels of nesting, more than any parser's stack."""
 
@@ -149,11 +149,11 @@ _SPOILT: Mapping[str, Scenario] = {
         "a byte order mark and white space around", _spoil(lambda body: b"\xef\xbb\xbf\r\n " + body + b"\n")
     ),
     "truncated-json": Scenario("half of the JSON, as if it were whole", _spoil(lambda body: body[: len(body) // 2])),
-    "huge": Scenario("over 1 MiB", _spoil(_padded)),
-    "huge-chunked": Scenario("over 1 MiB, length not announced", _spoil(_padded, manner="chunked")),
+    "huge": Scenario("over 4 MiB", _spoil(_padded)),
+    "huge-chunked": Scenario("over 4 MiB, length not announced", _spoil(_padded, manner="chunked")),
     "gzip": Scenario("compressed", _spoil(gzip.compress, encoding="gzip")),
     "gzip-bomb": Scenario(
-        "small, over 1 MiB once uncompressed", _spoil(lambda body: gzip.compress(_padded(body)), encoding="gzip")
+        "small, over 4 MiB once uncompressed", _spoil(lambda body: gzip.compress(_padded(body)), encoding="gzip")
     ),
 }
 
