@@ -21,6 +21,7 @@ from gateway.errors import (
 )
 from gateway.quantapay.client import QuantaPay
 from gateway.quantapay.credentials import RotatingSecret
+from gateway.quantapay.endpoint import MOST_BYTES
 from gateway.quantapay.functions import GET_BALANCES, GET_EXCHANGE_RATES, GET_TRANSACTIONS, passthrough
 from gateway.quantapay.guard import BreakerOpen
 from gateway.quantapay.payment_urls import PaymentUrls
@@ -237,7 +238,7 @@ async def test_everything_a_call_does_shares_one_deadline():
     assert caught.value.outcome == "unknown"
 
 
-async def test_an_answer_over_a_mebibyte_is_not_read_to_its_end():
+async def test_an_answer_over_four_mebibytes_is_not_read_to_its_end():
     read = 0
 
     async def endless():
@@ -249,7 +250,7 @@ async def test_an_answer_over_a_mebibyte_is_not_read_to_its_end():
     upstream = Upstream(httpx.Response(200, content=endless()))
     with pytest.raises(UpstreamInvalidResponse) as caught:
         await client_of(upstream).create_checkout_session(**ORDER)
-    assert read == 17
+    assert read == MOST_BYTES // 65536 + 1
     assert (caught.value.outcome, caught.value.upstream_status) == ("unknown", 200)
 
 
