@@ -1,9 +1,10 @@
 """Reconciliation: open sessions are matched with QuantaPay's newest transactions (interface §3.8).
 
 QuantaPay may tell of a payment once or not at all, and surely not of one that is too small (contract §8). So it is
-asked: one call lists the newest hundred transactions for all open sessions together, and further pages are read only
-while they can hold a payment of a session that is due. Nobody waits for this, so it has the background's share of
-the budget. When that is used up, or QuantaPay or Redis is away, the sessions stay due.
+asked: one call lists the newest hundred transactions for all open sessions together. Further pages are read only while
+they can hold a payment of a session that is due, and only of transactions in which money came: pending ones cost a
+payer nothing, and any number of them could push a payment out of sight. Nobody waits for this, so it has the
+background's share of the budget. When that is used up, or QuantaPay or Redis is away, the sessions stay due.
 
 All processes take turns (`agenda.py`). While no session is open, QuantaPay is not called.
 """
@@ -39,8 +40,9 @@ TICK = 1.0
 """Seconds between two looks at the agenda, on average: processes must not look in step."""
 PAGE = 100
 """Rows of a full page (contract §6.3)."""
-MOST_PAGES = 5
-"""In one sweep. A payment further down is not found here: its session waits for the webhook."""
+FURTHER_PAGES = (("C", 3), ("X", 1), ("R", 1))
+"""By status, how many pages a sweep may read besides the first (contract §7). A payment further down is not found here:
+its session waits for the webhook."""
 MOST_REMEMBERED = 10_000
 """Payments; about 3 MB."""
 REMEMBERED_FOR = 600.0
@@ -115,14 +117,14 @@ class Reconciliation:
 
     async def _match_newest(self, oldest: datetime) -> None:
         """Apply the payments made since the session made at `oldest`."""
-        rows: list[Transaction] = []
+        rows: dict[str, Transaction] = {}
         failure: UpstreamError | StorageUnavailable | None = None
         try:
             async for page in self._pages(oldest):
-                rows.extend(page)
+                rows.update({row.id: row for row in page})  # one that is listed again is as it is now
         except UpstreamError as error:
             failure = error
-        for row in reversed(rows):  # as they were made: of two payments the first counts
+        for row in reversed(rows.values()):  # as they were made: of two payments the first counts
             try:
                 await self._apply(row)
             except StorageUnavailable as error:  # perhaps of this one alone; if not, the others fail at once
@@ -131,14 +133,16 @@ class Reconciliation:
             raise failure
 
     async def _pages(self, oldest: datetime) -> AsyncIterator[tuple[Transaction, ...]]:
-        for number in range(MOST_PAGES):
-            page = await self._quantapay.call(_LIST, {"page": str(number)})
-            yield page
-            if len(page) < PAGE:
-                return
-            reached = page[-1].created_at
-            if reached is not None and reached < oldest - CLOCK_TOLERANCE:
-                return
+        newest = await self._quantapay.call(_LIST, {"page": "0"})
+        yield newest
+        if _is_last(newest, oldest):
+            return
+        for status, most in FURTHER_PAGES:
+            for number in range(most):
+                page = await self._quantapay.call(_LIST, {"page": str(number), "status": status})
+                yield page
+                if _is_last(page, oldest):
+                    break
 
     async def _apply(self, payment: Transaction) -> None:
         """Move the session that `payment` is for, if it is for one. Raises only `StorageUnavailable`."""
@@ -185,6 +189,14 @@ class Reconciliation:
             log.info("reconciliation interrupted", cause=cause)
         else:
             log.error("reconciliation interrupted", error=cause, frames=frames_of(error))
+
+
+def _is_last(page: tuple[Transaction, ...], oldest: datetime) -> bool:
+    """Tell whether the pages after this one are of no use to sessions made at `oldest` or later."""
+    if len(page) < PAGE:
+        return True
+    reached = page[-1].created_at
+    return reached is not None and reached < oldest - CLOCK_TOLERANCE
 
 
 class _Memory:

@@ -20,7 +20,7 @@ from gateway.errors import StorageUnavailable, UpstreamBudgetExhausted, Upstream
 from gateway.payments import reconcile
 from gateway.payments.agenda import KEY, LEASE_KEY, Agenda, Turn
 from gateway.payments.changes import Changes
-from gateway.payments.reconcile import MOST_PAGES, PAGE, REMEMBERED_FOR, SETTLED_AFTER, TICK, Reconciliation
+from gateway.payments.reconcile import FURTHER_PAGES, PAGE, REMEMBERED_FOR, SETTLED_AFTER, TICK, Reconciliation
 from gateway.payments.session import CLOCK_TOLERANCE, Session, SessionStatus
 from gateway.payments.sessions import Sessions
 from gateway.quantapay.budget import Unmetered
@@ -111,6 +111,9 @@ class Upstream:
 
     def __init__(self) -> None:
         self.pages: list[tuple[Transaction, ...] | Exception] = [()]
+        self.settled: tuple[Transaction, ...] = ()
+        """Older ones, which only lists of their status reach."""
+        self.fails_on: str | None = None
         self.calls: list[tuple[str, Urgency, dict[str, str]]] = []
 
     async def call(self, function: Function[object], parameters: dict[str, str]) -> tuple[Transaction, ...]:
@@ -119,7 +122,12 @@ class Upstream:
         page = self.pages[min(number, len(self.pages) - 1)]
         if isinstance(page, Exception):
             raise page
-        return page
+        wanted = parameters.get("status")
+        if wanted is not None and wanted == self.fails_on:
+            raise UpstreamTimeout
+        if wanted is None:
+            return page
+        return tuple(row for row in (*page, *self.settled) if row.raw_status == wanted)
 
 
 class Kept:
@@ -278,28 +286,55 @@ async def test_of_two_payments_for_one_session_the_first_counts(bench: Bench) ->
 
 
 @pytest.mark.parametrize(
-    ("pages", "calls"),
+    ("pages", "further"),
     [
-        ([page_of(PAGE - 1, oldest=NOON)], 1),
-        ([page_of(PAGE, oldest=NOON - CLOCK_TOLERANCE - timedelta(seconds=1))], 1),
-        ([page_of(PAGE, oldest=NOON - CLOCK_TOLERANCE), ()], 2),
-        ([page_of(PAGE, oldest=None), page_of(3, oldest=NOON)], 2),
-        ([page_of(PAGE, oldest=NOON)], MOST_PAGES),
+        ([page_of(PAGE - 1, oldest=NOON)], []),
+        ([page_of(PAGE, oldest=NOON - CLOCK_TOLERANCE - timedelta(seconds=1))], []),
+        ([page_of(PAGE, oldest=NOON - CLOCK_TOLERANCE), ()], ["C0", "C1", "X0", "R0"]),
+        ([page_of(PAGE, oldest=None), page_of(3, oldest=NOON)], ["C0", "C1", "X0", "R0"]),
+        ([page_of(PAGE, oldest=NOON)], ["C0", "C1", "C2", "X0", "R0"]),
     ],
     ids=["not full", "older than what is due", "as old as may be", "of unknown age", "without end"],
 )
 async def test_further_pages_are_read_only_while_they_can_hold_what_is_looked_for(
-    bench: Bench, pages: list[tuple[Transaction, ...]], calls: int
+    bench: Bench, pages: list[tuple[Transaction, ...]], further: list[str]
 ) -> None:
     bench.upstream.pages = [*pages]
     await bench.reconciliation.sweep()
-    assert [parameters for _, _, parameters in bench.upstream.calls] == [{"page": str(n)} for n in range(calls)]
+    assert sum(most for _, most in FURTHER_PAGES) == 5
+    assert [parameters for _, _, parameters in bench.upstream.calls] == [
+        {"page": "0"},
+        *({"status": name[0], "page": name[1]} for name in further),
+    ]
+
+
+@pytest.mark.parametrize("status", ["C", "X", "R"])
+async def test_no_number_of_pending_payments_hides_one_that_was_made(bench: Bench, status: str) -> None:
+    bench.kept.put(session())
+    free = tuple(payment(str(n), order_id="elsewhere", status="P") for n in range(900, 900 - PAGE, -1))
+    bench.upstream.pages = [free]
+    bench.upstream.settled = (payment("7", status=status),)
+    await bench.reconciliation.sweep()
+    moved = bench.kept.sessions["cs_1"]
+    assert moved.transaction is not None
+    assert (moved.transaction.id, moved.status) != ("7", SessionStatus.OPEN)
+    assert moved.transaction.raw_status == status
+
+
+async def test_what_is_listed_twice_in_a_sweep_counts_as_it_was_last(bench: Bench) -> None:
+    bench.kept.put(session())
+    full = page_of(PAGE, oldest=NOON)
+    bench.upstream.pages = [(payment("2000", status="P"), *full[1:])]
+    bench.upstream.settled = (payment("2000"),)
+    await bench.reconciliation.sweep()
+    assert bench.status() is SessionStatus.PAID
 
 
 async def test_what_was_listed_before_a_page_failed_still_counts(bench: Bench) -> None:
     bench.kept.put(session())
     first_page = page_of(PAGE, oldest=NOON)
-    bench.upstream.pages = [(payment(), *first_page[1:]), UpstreamTimeout()]
+    bench.upstream.pages = [(payment("2000"), *first_page[1:])]
+    bench.upstream.fails_on = "C"
     await bench.reconciliation.sweep()
     assert bench.status() is SessionStatus.PAID
     assert "advance" not in bench.agenda.did
