@@ -135,7 +135,7 @@ class Gateway:
                 order_sessions=OrderSessions(store, clock=clock, hold=hold),
                 sessions=sessions,
                 quantapay=quantapay,
-                patience=settings.quantapay_timeout,
+                timeout=settings.quantapay_timeout,
                 clock=clock,
                 metrics=metrics,
             ),

@@ -30,7 +30,7 @@ class Matches:
     pattern: str
     expected: str
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401 - pydantic
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401 - pydantic's own signature
         """Check the whole text, after it is known to be one."""
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 

@@ -1,7 +1,7 @@
 """Who may look at a checkout session: its own client with a secret key, or who holds its token (interface §3.5)."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import Request
 
@@ -13,6 +13,8 @@ from gateway.http.authentication import bearer_token, identify, require
 from gateway.http.services import Services
 from gateway.payments.session import Session
 from gateway.telemetry.logs import annotate
+
+SCOPE = "checkout-sessions:read"
 
 _ID = re.compile(r"cs_[0-9a-f]{32}")
 
@@ -26,6 +28,15 @@ class View:
     """Whose session it is."""
     by_token: bool
     """A browser that holds the session's token, and not the client itself."""
+    credential: str = field(repr=False)
+    """What was shown: the token, or the client's key."""
+
+    def is_still_good(self, services: Services) -> bool:
+        """Tell whether the same would be seen now: keys, secrets and clients can leave the configuration meanwhile."""
+        if self.by_token:
+            return _opener(services, self.session, self.credential) is not None
+        client = services.keyring.client_of(self.credential)
+        return client is not None and client.id == self.session.client_id and SCOPE in client.scopes
 
 
 async def view(request: Request, services: Services, session_id: str, *, token: str | None = None) -> View:
@@ -40,28 +51,32 @@ async def view(request: Request, services: Services, session_id: str, *, token: 
         return await _by_token(request, services, session_id, shown)
     client = identify(request, services)
     await admit(request, services, client)
-    require(["checkout-sessions:read"], client)
+    require([SCOPE], client)
     session = await _find(services, session_id)
     if session is None or session.client_id != client.id:
         raise NotFound
-    return View(session, client, by_token=False)
+    return View(session, client, by_token=False, credential=shown)
 
 
 async def _by_token(request: Request, services: Services, session_id: str, token: str) -> View:
     session = await _find(services, session_id)
-    client = None if session is None else services.keyring.client(session.client_id)
-    if (
-        session is None
-        or not isinstance(client, PublishableKeyClient)
-        or not opens(token, session.id, client.quote_secret)
-    ):
+    client = None if session is None else _opener(services, session, token)
+    if session is None or client is None:
         # Counted by nobody's limit, whether there is a session or not: the answer must not tell.
         await admit_refused(request, services, None)
         raise NotFound
     annotate(client=client.id)
     request.state.client = client
     await admit(request, services, client)
-    return View(session, client, by_token=True)
+    return View(session, client, by_token=True, credential=token)
+
+
+def _opener(services: Services, session: Session, token: str) -> PublishableKeyClient | None:
+    """Return the client whose session `token` opens, if it does."""
+    client = services.keyring.client(session.client_id)
+    if isinstance(client, PublishableKeyClient) and opens(token, session.id, client.quote_secret):
+        return client
+    return None
 
 
 async def _find(services: Services, session_id: str) -> Session | None:

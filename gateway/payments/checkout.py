@@ -34,8 +34,11 @@ from gateway.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
-POLL, POLL_JITTER = 0.05, 0.05
-"""Seconds between two looks at what an equal request is making, and up to how many more."""
+FIRST_POLL, SLOWEST_POLL = 0.05, 0.5
+"""Seconds until the first look at what an equal request is making, and at most between two: each wait is longer than
+the one before, and jittered."""
+LEAST_LEFT = 1.0
+"""Seconds of a request's time without which it makes no page of its own any more."""
 
 Found: TypeAlias = tuple[Session, bool]
 """A session, and whether it was made just now."""
@@ -64,16 +67,16 @@ class Checkout:
         order_sessions: OrderSessions,
         sessions: Sessions,
         quantapay: QuantaPay,
-        patience: float,
+        timeout: float,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
-        """`patience`: seconds to wait for an equal request that is under way."""
+        """`timeout`: seconds for all of a request: waiting for an equal one that is under way, and making a page."""
         self._orders = orders
         self._order_sessions = order_sessions
         self._sessions = sessions
         self._quantapay = quantapay
-        self._patience = patience
+        self._timeout = timeout
         self._clock = clock
         self._metrics = metrics
 
@@ -106,21 +109,23 @@ class Checkout:
         await self._orders.claim(client_id, order_id)
         price = Decimal(order.price).normalize()  # 5 and 5.00 are one price
         asked = hashlib.sha256(f"{price:f}|{order.currency}".encode()).hexdigest()
-        give_up_at = self._clock.monotonic() + self._patience
+        deadline, pause = self._clock.monotonic() + self._timeout, FIRST_POLL
         while True:
             match await self._order_sessions.claim(client_id, order_id, asked):
                 case OrderClaim() as claim:
-                    return await self._fulfil(claim, client_id, order, order_id)
+                    return await self._fulfil(claim, client_id, order, order_id, deadline)
                 case Taken() as taken:
                     return await self._again(taken), False
                 case UnderWay(same=same):
-                    if not same or self._clock.monotonic() >= give_up_at:
+                    if not same or self._clock.monotonic() + pause > deadline - LEAST_LEFT:
                         raise IdempotencyInProgress("A request for this order is under way.", retry_after=1)
-            await self._clock.sleep(POLL + POLL_JITTER * self._clock.random())
+            await self._clock.sleep(pause * (0.5 + self._clock.random() / 2))
+            pause = min(2 * pause, SLOWEST_POLL)
 
-    async def _fulfil(self, claim: OrderClaim, client_id: str, order: Order, order_id: str) -> Found:
+    async def _fulfil(self, claim: OrderClaim, client_id: str, order: Order, order_id: str, deadline: float) -> Found:
         try:
-            made = await self._make(self._new_id(), client_id, order, order_id)
+            left = deadline - self._clock.monotonic()
+            made = await self._make(self._new_id(), client_id, order, order_id, within=left)
         except BaseException:  # a cancelled request too: who asks again need not wait for the claim to end
             await asyncio.shield(claim.release())
             raise
@@ -145,10 +150,12 @@ class Checkout:
         self._metrics.checkout_sessions.labels(event="found").inc()
         return session
 
-    async def _make(self, session_id: str, client_id: str, order: Order, order_id: str) -> Session:
+    async def _make(
+        self, session_id: str, client_id: str, order: Order, order_id: str, *, within: float | None = None
+    ) -> Session:
         created_at = utc(self._clock.time())
         page = await self._quantapay.create_checkout_session(
-            price=order.price, currency=order.currency, order_id=order_id
+            price=order.price, currency=order.currency, order_id=order_id, within=within
         )
         session = Session(
             id=session_id,

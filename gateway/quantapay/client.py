@@ -104,13 +104,16 @@ class QuantaPay:
         """Call one row of the table and return what its reader makes of the answer."""
         return await self._send_with_key(self._begin(function), function.form(parameters or {}))
 
-    async def create_checkout_session(self, *, price: str, currency: str, order_id: str) -> CheckoutPage:
+    async def create_checkout_session(
+        self, *, price: str, currency: str, order_id: str, within: float | None = None
+    ) -> CheckoutPage:
         """Make a hosted payment page, signed over exactly the texts that are sent (contract §5, §6.1).
 
-        The page's address is one that may be shown to a payer. Errors say in `outcome` what became of the
+        The page's address is one that may be shown to a payer. `within`: seconds, if fewer are left of a request than
+        a call has. Errors say in `outcome` what became of the
         call unless QuantaPay definitely refused it.
         """
-        call = self._begin(self._create)
+        call = self._begin(self._create, within)
         order = {"price": price, "currency": currency, "order_id": order_id}
         if self._signing_secrets is None:
             return await self._send_with_key(call, self._create.form(order))
@@ -129,9 +132,10 @@ class QuantaPay:
         self._payment_urls.check(page.payment_url)
         return page
 
-    def _begin(self, function: Function[T]) -> _Call[T]:
+    def _begin(self, function: Function[T], within: float | None = None) -> _Call[T]:
         self._retries.pay_in()
-        return _Call(function, deadline=self._clock.monotonic() + self._timeout)
+        seconds = self._timeout if within is None else min(within, self._timeout)
+        return _Call(function, deadline=self._clock.monotonic() + seconds)
 
     def _left(self, call: _Call[T]) -> float:
         return call.deadline - self._clock.monotonic()

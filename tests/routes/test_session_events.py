@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+import yaml
 
 from tests.plugins.gateway import (
     ORDERS_KEY,
@@ -148,3 +149,34 @@ def test_a_drain_ends_the_stream_at_once_with_a_hint_when_to_come_back(settings_
             outside.portal.call(outside.inside.drain)
             rest = list(lines)
         assert any(line.startswith("retry: ") for line in rest)
+
+
+@pytest.mark.parametrize("leaves", ["the client", "the key", "the scope", "the quote secret"])
+def test_who_may_not_look_any_more_sees_no_further_change(settings_of, simulator, valkey, tmp_path, leaves):
+    path = tmp_path / "gateway.yaml"
+    config = example_config()
+    path.write_text(yaml.safe_dump(config))
+    with running(settings_of(path)) as outside:
+        by_key = leaves in {"the key", "the scope"}
+        session = (
+            outside.http.post("/checkout-sessions", json=ORDER)
+            if by_key
+            else outside.browser.post("/checkout-sessions", json=quote())
+        ).json()
+        with stream(outside, session["id"], ORDERS_KEY if by_key else session["client_token"]) as answer:
+            found = events(answer)
+            assert next(found)[2]["status"] == "open"
+            match leaves:
+                case "the client":
+                    del config["clients"][2]
+                case "the key":
+                    config["clients"][0]["key_sha256"] = "0" * 64
+                case "the scope":
+                    config["clients"][0]["scopes"] = ["checkout-sessions:write"]
+                case "the quote secret":
+                    config["clients"][2]["quote_secret"] = "CANARY-another-secret-for-the-storefront"
+            path.write_text(yaml.safe_dump(config))
+            outside.portal.call(outside.inside.config.reload)
+            assert outside.metric("gateway_config_reloads_total", result="success") == 1
+            pay(session, valkey)
+            assert list(found) == []

@@ -79,3 +79,5 @@ async def _events(services: Services, seen: View) -> AsyncIterator[Event]:
             if session.status.is_final:
                 return
             session = await watch.changed(session.version)
+            if not seen.is_still_good(services):
+                return  # who connects again is told why
