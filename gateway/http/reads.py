@@ -5,7 +5,6 @@ are (RFC 9111), whether the caller has them already (RFC 9110 §13), and whether
 """
 
 import hashlib
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -17,6 +16,7 @@ from starlette.responses import Response
 
 from gateway.config import SecretKeyClient
 from gateway.errors import UpstreamError, UpstreamRejected
+from gateway.http.etags import has_it
 from gateway.http.problems import upstream_responses
 from gateway.http.services import ServicesDependency
 from gateway.quantapay.functions import Function
@@ -31,7 +31,6 @@ _NAME = "quantapay-gateway"
 _REFUSED = b"!"
 """What a remembered refusal begins with; no ETag does."""
 _VOLATILE = "retrieved_at"
-_TAGS = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +115,7 @@ class Reads:
             headers["Cache-Control"] = f"private, max-age={read.found.fresh_for:.0f}"
             headers["Age"] = f"{read.found.age:.0f}"
             headers["ETag"] = read.document.etag
-            if _matches(self.request.headers.get("if-none-match"), read.document.etag):
+            if has_it(self.request.headers.get("if-none-match"), read.document.etag):
                 return Response(status_code=304, headers=headers)
         return Response(read.document.body, headers=headers, media_type=JSON)
 
@@ -178,10 +177,3 @@ def _staleness(found: Found, failure: UpstreamError) -> str:
         return f"hit; ttl={int(found.fresh_for - found.age)}; detail=stale-{failure.code}"
     status = failure.upstream_status
     return "fwd=stale; " + (f"fwd-status={status}; " if status else "") + "detail=stale-if-error"
-
-
-def _matches(if_none_match: str | None, etag: str) -> bool:
-    """Compare weakly (RFC 9110 §8.8.3.2): any of the caller's tags, or any at all."""
-    if if_none_match is None:
-        return False
-    return if_none_match.strip() == "*" or etag.removeprefix("W/") in _TAGS.findall(if_none_match)

@@ -9,6 +9,7 @@ from importlib.resources import files
 from fastapi import APIRouter, Request, Response
 
 from gateway.errors import NotFound
+from gateway.http.etags import has_it
 
 router = APIRouter(include_in_schema=False)
 
@@ -37,7 +38,7 @@ async def sdk_file(name: str, request: Request) -> Response:
         raise NotFound
     file = _read(name)
     headers = {**_HEADERS, "ETag": file.etag}
-    if _has(request.headers.get("if-none-match", ""), file.etag):
+    if has_it(request.headers.get("if-none-match"), file.etag):
         return Response(status_code=304, headers=headers)
     return Response(file.content, media_type=_MEDIA_TYPES[name], headers=headers)
 
@@ -47,9 +48,3 @@ def _read(name: str) -> _File:
     """Read a file, once: every visitor of a shop asks for it."""
     content = files("gateway.sdk").joinpath(name).read_bytes()
     return _File(content, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
-
-
-def _has(if_none_match: str, etag: str) -> bool:
-    """Compare weakly, as `If-None-Match` asks: a proxy that compresses may have made the tag weak."""
-    tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
-    return bool({"*", etag} & tags)
