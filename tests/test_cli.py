@@ -23,7 +23,7 @@ GOOD = {"QUANTAPAY_API_KEY": KEY, "QUANTAPAY_WEBHOOK_SECRET": SECRET, "GATEWAY_R
 
 
 @pytest.fixture
-def program(tmp_path):
+def program(tmp_path, unmeasured):
     """Runs the program in an empty folder, with no variables of ours but those given."""
 
     def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

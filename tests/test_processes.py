@@ -130,6 +130,7 @@ def test_an_embedded_valkey_serves_several_workers(start_gateway, tmp_path):
     assert gateway.process.wait(10) == 0
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_several_processes_never_exceed_one_limit(start_gateway, tmp_path):
     config = example_config()
     config["clients"][0]["rate_limit"] = "50/hour"
