@@ -3,24 +3,18 @@
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
     AwareDatetime,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     GetCoreSchemaHandler,
     WithJsonSchema,
 )
 from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
-
-from gateway.money import plain
-from gateway.quantapay.models import TransactionStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +54,6 @@ CoinCode = Annotated[
 ]
 
 
-def _write(value: object) -> object:
-    return plain(value) if isinstance(value, Decimal) else value
-
-
-Amount = Annotated[
-    str,
-    BeforeValidator(_write),
-    WithJsonSchema({"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]*)?$"}),
-    Field(description="A decimal number as text, exact, without exponent.", examples=["0.5432"]),
-]
-
 RetrievedAt = Annotated[
     datetime, Field(description="When QuantaPay gave this (UTC).", examples=["2026-04-10T09:00:00Z"])
 ]
@@ -91,39 +74,3 @@ Moment = Annotated[
     WithJsonSchema({"type": "string", "format": "date-time", "pattern": f"^{_RFC3339}$"}),
     Field(description="RFC 3339 with a zone, inclusive.", examples=["2026-04-10T09:00:00Z"]),
 ]
-
-
-class Transaction(BaseModel):
-    """One payment. What QuantaPay left empty is null."""
-
-    id: str = Field(examples=["42"])
-    quantapay_reference: str | None = Field(description="`biz_id`.", examples=["QP-20260410-0A1B2"])
-    title: str | None
-    description: str | None
-    from_address: str | None
-    to_address: str | None
-    hash: str | None
-    amount: Amount | None
-    cryptocurrency: str | None = Field(examples=["eth"])
-    fiat_amount: Amount | None
-    currency: str | None = Field(examples=["usd"])
-    order_id: str | None = Field(
-        description="`external_reference`. The payer can edit it: compare the amount with your own order."
-    )
-    status: TransactionStatus
-    raw_status: str | None = Field(description="QuantaPay's own code.", examples=["C"])
-    created_at: datetime | None
-
-    model_config = ConfigDict(from_attributes=True)
-
-
-class TransactionSummary(BaseModel):
-    """What a browser may know of a payment."""
-
-    id: str = Field(examples=["42"])
-    hash: str | None
-    status: TransactionStatus
-    amount: Amount | None
-    cryptocurrency: str | None = Field(examples=["eth"])
-
-    model_config = ConfigDict(from_attributes=True)

@@ -8,9 +8,10 @@ from pydantic import BaseModel, Field
 from gateway.clock import utc
 from gateway.http.authentication import scope
 from gateway.http.reads import Reads, conditions, read_responses
-from gateway.http.schemas import Amount, RetrievedAt
+from gateway.http.schemas import RetrievedAt
 from gateway.http.services import ServicesDependency
 from gateway.quantapay.functions import GET_BALANCES, GET_CREDIT_BALANCE
+from gateway.representations import Amount
 
 router = APIRouter(
     tags=["Balances"], dependencies=[*scope("balances:read"), Depends(conditions)], responses=read_responses()

@@ -11,10 +11,11 @@ from gateway.config import PublishableKeyClient
 from gateway.errors import InsufficientScope
 from gateway.http.authentication import Caller, scope
 from gateway.http.reads import Read, Reads, conditions, read_responses
-from gateway.http.schemas import Amount, CoinCode, CurrencyCode, Matches, RetrievedAt
+from gateway.http.schemas import CoinCode, CurrencyCode, Matches, RetrievedAt
 from gateway.http.services import ServicesDependency
 from gateway.money import value_in
 from gateway.quantapay.functions import GET_BALANCES, GET_EXCHANGE_RATES
+from gateway.representations import Amount
 
 router = APIRouter(tags=["Rates"], dependencies=[*scope("rates:read"), Depends(conditions)], responses=read_responses())
 

@@ -10,9 +10,10 @@ from gateway.errors import NotFound
 from gateway.http.authentication import scope
 from gateway.http.problems import responses, upstream_responses
 from gateway.http.reads import Reads
-from gateway.http.schemas import CoinCode, Matches, Moment, Transaction
+from gateway.http.schemas import CoinCode, Matches, Moment
 from gateway.http.services import ServicesDependency
 from gateway.quantapay.functions import GET_TRANSACTION, GET_TRANSACTIONS
+from gateway.representations import Transaction
 
 router = APIRouter(tags=["Transactions"], dependencies=scope("transactions:read"), responses=upstream_responses())
 

@@ -5,10 +5,12 @@ Known label sets are made at start, so that a rate over them is 0 and not absent
 """
 
 from collections.abc import Iterable
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from gateway import __version__
+from gateway.config import EventName
 from gateway.errors import UpstreamError, problem_types
 
 HTTP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -20,6 +22,20 @@ REDIS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 CACHE_RESULTS = ("hit", "miss", "stale", "collapsed")
 IDEMPOTENCY_RESULTS = ("claimed", "replayed", "in-progress", "key-reused", "completed", "released", "lost")
 SESSION_EVENTS = ("created", "found", "underpaid", "needs_review", "paid", "refunded", "unmatched", "ambiguous")
+WEBHOOK_OUTCOMES = (
+    "queued",
+    "ignored",
+    "malformed",
+    "wrong-key",
+    "rate-limited",
+    "not-allowed",
+    "not-configured",
+    "unavailable",
+)
+"""What became of a webhook of QuantaPay's. Ignored: it tells of a status that says nothing of money."""
+DELIVERY_OUTCOMES = ("delivered", "refused", "timeout", "unreachable", "forbidden", "dead")
+"""What became of an attempt to deliver an event, and `dead`: it was the last, and the event was given up. Refused: any
+answer but 2xx. Forbidden: the subscriber's name led to an address that nothing may be sent to."""
 BREAKER_STATES = ("closed", "open", "half-open")
 
 MOST_CLIENTS = 500
@@ -127,6 +143,45 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=self.registry,
         )
+        self.webhooks_received = Counter(
+            "gateway_webhooks_received",
+            "Webhooks of QuantaPay by what became of them; only `queued` ones are acted on.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.payment_events = Counter(
+            "gateway_payment_events",
+            "Payment events by type, each counted once however it was learned of.",
+            ["type"],
+            registry=self.registry,
+        )
+        self.webhook_deliveries = Counter(
+            "gateway_webhook_deliveries",
+            "Attempts to deliver an event, by subscriber; `dead` counts the events that were given up.",
+            ["subscriber", "outcome"],
+            registry=self.registry,
+        )
+        self.webhook_backlog = Gauge(
+            "gateway_webhook_backlog",
+            "Events that a subscriber has not received yet, as last seen.",
+            ["subscriber"],
+            multiprocess_mode="mostrecent",
+            registry=self.registry,
+        )
+        self.webhook_backlog_age = Gauge(
+            "gateway_webhook_backlog_age_seconds",
+            "Seconds that the oldest event of a subscriber's backlog has waited, as last seen; 0 without one.",
+            ["subscriber"],
+            multiprocess_mode="mostrecent",
+            registry=self.registry,
+        )
+        self.webhook_dead_letters = Gauge(
+            "gateway_webhook_dead_letters",
+            "Events that were given up and are kept for `webhooks replay`, as last seen.",
+            ["subscriber"],
+            multiprocess_mode="mostrecent",
+            registry=self.registry,
+        )
         self.redis_up = Gauge(
             "gateway_redis_up",
             "1 while Redis answers in time, 0 while this process goes on without it.",
@@ -171,6 +226,10 @@ class Metrics:
                     self.rate_limit_decisions.labels(limit=limit, decision=decision, store=store)
         for event in SESSION_EVENTS:
             self.checkout_sessions.labels(event=event)
+        for outcome in WEBHOOK_OUTCOMES:
+            self.webhooks_received.labels(outcome=outcome)
+        for event_type in get_args(EventName):
+            self.payment_events.labels(type=event_type)
         for result in IDEMPOTENCY_RESULTS:
             self.idempotency.labels(result=result)
 
@@ -188,6 +247,14 @@ class Metrics:
         for function in functions:
             for result in CACHE_RESULTS:
                 self.cache_lookups.labels(function=function, result=result)
+
+    def name_subscribers(self, subscribers: Iterable[str]) -> None:
+        """Make the series of every subscriber."""
+        for subscriber in subscribers:
+            for outcome in DELIVERY_OUTCOMES:
+                self.webhook_deliveries.labels(subscriber=subscriber, outcome=outcome)
+            for gauge in (self.webhook_backlog, self.webhook_backlog_age, self.webhook_dead_letters):
+                gauge.labels(subscriber=subscriber)
 
     def client_label(self, client: str) -> str:
         """Return `client`, or `other` once `MOST_CLIENTS` names are taken (names survive a reload)."""

@@ -28,9 +28,8 @@ from gateway.http.quoting import admit_quoted
 from gateway.http.services import Services, ServicesDependency
 from gateway.payments.checkout import Order
 from gateway.payments.session import Session
+from gateway.representations import BrowserCheckoutSession, CheckoutSession
 from gateway.routes.checkout_sessions.models import (
-    BrowserCheckoutSession,
-    CheckoutSession,
     CheckoutSessionRequest,
     NewBrowserCheckoutSession,
     QuotedCheckoutSessionRequest,

@@ -1,13 +1,12 @@
 """What is asked for and answered about checkout sessions."""
 
-from datetime import datetime
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationInfo, field_validator
 
-from gateway.http.schemas import CURRENCY_CODE, CurrencyCode, Matches, Transaction, TransactionSummary
+from gateway.http.schemas import CURRENCY_CODE, CurrencyCode, Matches
 from gateway.money import decimals_of
-from gateway.payments.session import Session, SessionStatus
+from gateway.representations import BrowserCheckoutSession
 
 Price = Annotated[
     str,
@@ -104,58 +103,7 @@ class QuotedCheckoutSessionRequest(BaseModel):
         return _check_decimals(price, info.data.get("currency"))
 
 
-class _CommonSession(BaseModel):
-    id: str = Field(examples=["cs_5f0c8b1d4e2a49769cde83b0a1f4d7e6"])
-    status: SessionStatus = Field(
-        description="It moves only forward, in this order. `needs_review`: paid, with another amount or currency."
-    )
-    payment_url: str = Field(description="QuantaPay's hosted page: send the customer there.")
-    price: str = Field(examples=["49.99"])
-    currency: str = Field(examples=["usd"])
-    order_id: str = Field(examples=["ORD-1"])
-    created_at: datetime
-
-
-class CheckoutSession(_CommonSession):
-    """A payment under way, as its own client sees it."""
-
-    metadata: dict[str, str]
-    transaction: Transaction | None = Field(description="The payment, once there is one.")
-
-    @classmethod
-    def of(cls, session: Session) -> "CheckoutSession":
-        """Return what a secret key may see."""
-        found = session.transaction
-        return cls(
-            **_common(session),
-            metadata=dict(session.metadata),
-            transaction=None if found is None else Transaction.model_validate(found),
-        )
-
-
-class BrowserCheckoutSession(_CommonSession):
-    """A payment under way, as a browser sees it: no metadata, no addresses."""
-
-    transaction: TransactionSummary | None = Field(description="The payment, once there is one.")
-
-    @classmethod
-    def of(cls, session: Session) -> "BrowserCheckoutSession":
-        """Return what whoever holds the session's token may see."""
-        found = session.transaction
-        return cls(**_common(session), transaction=None if found is None else TransactionSummary.model_validate(found))
-
-
 class NewBrowserCheckoutSession(BrowserCheckoutSession):
     """The answer to a quote."""
 
     client_token: str = Field(description="Opens this session to the browser: `Authorization: Bearer cst_…`.")
-
-
-def _common(session: Session) -> dict[str, object]:
-    return {name: getattr(session, name) for name in _CommonSession.model_fields}
-
-
-def as_seen(session: Session, *, by_token: bool) -> str:
-    """Write a session down for who looks at it."""
-    model = BrowserCheckoutSession if by_token else CheckoutSession
-    return model.of(session).model_dump_json()

@@ -10,7 +10,7 @@ from gateway.http.parameters import refuse_odd_parameters
 from gateway.http.problems import keyed_responses
 from gateway.http.services import ServicesDependency
 from gateway.http.viewing import view
-from gateway.routes.checkout_sessions.models import BrowserCheckoutSession, CheckoutSession, as_seen
+from gateway.representations import BrowserCheckoutSession, CheckoutSession, as_seen
 
 router = APIRouter(tags=["Checkout sessions"], dependencies=[Depends(refuse_odd_parameters)])
 

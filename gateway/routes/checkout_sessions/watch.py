@@ -14,7 +14,7 @@ from gateway.http.parameters import refuse_odd_parameters
 from gateway.http.problems import keyed_responses
 from gateway.http.services import Services, ServicesDependency
 from gateway.http.viewing import View, view
-from gateway.routes.checkout_sessions.models import as_seen
+from gateway.representations import as_seen
 from gateway.routes.checkout_sessions.retrieve import SessionId
 
 router = APIRouter(tags=["Checkout sessions"], dependencies=[Depends(refuse_odd_parameters)])
