@@ -70,11 +70,18 @@ def _digest(*parts: str | None) -> str:
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+Told = Literal["new", "known", "conflict"]
+
+
 class Events(Protocol):
     """Where events go. Raises `StorageUnavailable`; telling again is right then."""
 
     async def told(self, payment: Transaction) -> str | None:
         """Return the `content` with which this payment was told about in its status, if it was."""
 
-    async def tell(self, event: PaymentEvent) -> bool:
-        """Tell subscribers, once for each event id however often this is called; return whether it was new."""
+    async def tell(self, event: PaymentEvent) -> Told:
+        """Tell subscribers, once for each event id however often this is called.
+
+        A `conflict` means that this payment was told about in its status meanwhile, with other content: nothing was
+        told. Events with the reason `not-confirmed` or `conflict` never conflict, and do not count in `told`.
+        """
