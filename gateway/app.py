@@ -49,7 +49,7 @@ from gateway.routes import balances, checkout_sessions, functions, operations, r
 from gateway.routes.ops import create_ops_app
 from gateway.settings import Settings
 from gateway.store.cache import Cache
-from gateway.store.client import RedisClient
+from gateway.store.client import DEADLINE, RedisClient
 from gateway.store.idempotency import Idempotency
 from gateway.store.membership import Membership
 from gateway.store.orders import Orders, OrderSessions
@@ -74,6 +74,7 @@ class Gateway:
         settings: Settings,
         *,
         redis: RedisClient,
+        redis_deadline: float = DEADLINE,
         environ: Mapping[str, str] | None = None,
         secrets_dir: Path | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -81,7 +82,8 @@ class Gateway:
     ) -> None:
         """Wire everything; nothing is connected or started yet.
 
-        `environ` is what `${NAME}` in gateway.yaml may refer to, `secrets_dir` where its `${file:name}` lie.
+        `redis_deadline`: seconds that a request waits for Redis. `environ` is what `${NAME}` in gateway.yaml may refer
+        to, `secrets_dir` where its `${file:name}` lie.
         """
         self._settings = settings
         clock = clock or SystemClock()
@@ -95,7 +97,7 @@ class Gateway:
             on_reload=self._on_reload,
             on_change=self._on_change,
         )
-        self.store = Store(redis, clock=clock, metrics=self.metrics)
+        self.store = Store(redis, clock=clock, metrics=self.metrics, deadline=redis_deadline)
         self._membership = Membership(self.store, clock=clock, assumed=settings.replicas * settings.workers)
         self._budget = SharedBudget(
             self.store,

@@ -28,7 +28,6 @@ import structlog
 
 from gateway.clock import Clock
 from gateway.errors import Outcome, StorageUnavailable
-from gateway.store.client import DEADLINE
 from gateway.store.redis import Script, Store
 
 log = structlog.get_logger()
@@ -148,7 +147,7 @@ class Claims(Generic[T]):
                 return Ownership(self._records, key, held, kept=self._kept)
             if swap.record is not None:
                 return swap.record
-            not_after = swap.time + round(DEADLINE * 1_000_000)
+            not_after = swap.time + round(self._records.deadline * 1_000_000)
         raise StorageUnavailable(retry_after=RETRY_AFTER, outcome="not_sent")
 
 
@@ -171,6 +170,11 @@ class _Records(Generic[T]):
         self._encode_result = encode
         self._decode_result = decode
         self._script = Script.load("gateway.store", "claims.lua")
+
+    @property
+    def deadline(self) -> float:
+        """Seconds that whoever sends a command waits for it."""
+        return self._store.deadline
 
     async def swap(
         self,

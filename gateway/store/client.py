@@ -19,16 +19,16 @@ MOST_CONNECTIONS = 64
 """To one server."""
 
 
-def connect(url: SecretStr | str) -> RedisClient:
+def connect(url: SecretStr | str, *, deadline: float = DEADLINE) -> RedisClient:
     """Make a client for `redis://`, `rediss://`, `unix://`, `redis+cluster://` or `redis+sentinel://`.
 
-    Nothing is sent until the first command. Raises `ValueError`, without the URL in it, if it cannot be read.
-    The client never retries: redis-py's default waits 3.3 s on a dead server.
+    `deadline`: seconds that a socket waits. Nothing is sent until the first command. Raises `ValueError`, without the
+    URL in it, if it cannot be read. The client never retries: redis-py's default waits 3.3 s on a dead server.
     """
     address = Address.parse(url)
     sockets: dict[str, Any] = {
-        "socket_timeout": DEADLINE,
-        "socket_connect_timeout": DEADLINE,
+        "socket_timeout": deadline,
+        "socket_connect_timeout": deadline,
         "retry": Retry(NoBackoff(), 0),
         # RESP2: one round trip less to connect, and no server notices that would stretch our timeouts.
         "protocol": 2,

@@ -129,6 +129,11 @@ class Store:
         self._replication = Replication(clock, wait=REPLICATION_SHARE * deadline)
 
     @property
+    def deadline(self) -> float:
+        """Seconds that a request waits for Redis at most."""
+        return self._deadline
+
+    @property
     def up(self) -> bool:
         """Whether Redis could be used when last probed; assumed so before `start`."""
         return self._up

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
+from gateway.store.client import DEADLINE
 from tests.plugins.chaos_answers import verdict
 from tests.plugins.chaos_proxy import ChaosProxy
 from tests.plugins.gateway import READER_KEY, running
@@ -51,7 +52,7 @@ def create(http: httpx.Client, **headers: str) -> httpx.Response:
 
 @pytest.fixture(scope="module")
 def _module_gateway(settings_of, _module_redis, log_lines):
-    with running(settings_of(redis_url=_module_redis.url("redis"))) as outside:
+    with running(settings_of(redis_url=_module_redis.url("redis")), redis_deadline=DEADLINE) as outside:
         yield outside
 
 
@@ -84,7 +85,10 @@ def test_reads_go_on_creates_do_not_and_both_come_back(case, gateway, chaos_redi
 @pytest.mark.parametrize("case", [CASES[1], CASES[-1]], ids=lambda case: case.name)
 def test_nothing_is_unlimited_meanwhile(case, settings_of, chaos_redis, simulator, log_lines):
     # A gateway of its own: what a client has left of its hour, a process remembers.
-    with running(settings_of(redis_url=chaos_redis.url("redis"))) as gateway, gateway.client(READER_KEY) as reader:
+    with (
+        running(settings_of(redis_url=chaos_redis.url("redis")), redis_deadline=DEADLINE) as gateway,
+        gateway.client(READER_KEY) as reader,
+    ):
         case.break_it(chaos_redis)
         statuses = [reader.get("/balances").status_code for _ in range(2 * READER_LIMIT)]
         allowed = statuses.index(429)

@@ -3,6 +3,7 @@
 import httpx
 import pytest
 
+from gateway.store.client import DEADLINE
 from tests.plugins.gateway import ORDERS_KEY, READER_KEY, ROTATED_KEY, example_config, running
 
 
@@ -95,7 +96,10 @@ def test_two_replicas_share_one_limit(gateway, settings_of):
 
 def test_without_redis_everything_is_still_answered_and_limited(gateway, settings_of, simulator, valkey_factory):
     valkey = valkey_factory()
-    with running(settings_of(redis_url=valkey.url), seen=gateway.seen) as outside, outside.client(READER_KEY) as reader:
+    with (
+        running(settings_of(redis_url=valkey.url), seen=gateway.seen, redis_deadline=DEADLINE) as outside,
+        outside.client(READER_KEY) as reader,
+    ):
         assert reader.get("/balances").status_code == 200
         valkey.pause()
         answers = [reader.get("/balances") for _ in range(4)]

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from gateway.store.client import DEADLINE
 from tests.plugins.gateway import READER_KEY, ShiftedClock, example_config, running
 
 RATE = "/exchange-rates/btc?currency=usd"
@@ -244,7 +245,7 @@ def test_lookups_are_counted_by_result(cached):
 
 def test_reads_go_on_without_redis(cached_settings, simulator, valkey_factory):
     server = valkey_factory()
-    with running(cached_settings(redis_url=server.url)) as outside:
+    with running(cached_settings(redis_url=server.url), redis_deadline=DEADLINE) as outside:
         first = outside.http.get(RATE)
         server.kill()
         assert outside.http.get(RATE).content == first.content

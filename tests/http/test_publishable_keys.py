@@ -117,7 +117,9 @@ def test_a_browser_cannot_force_a_call(settings_of, simulator, valkey):
         assert len(simulator.calls()) == 3
 
 
-def test_a_key_that_leaves_the_configuration_is_refused_and_so_are_its_origins(settings_of, simulator, tmp_path):
+def test_a_key_that_leaves_the_configuration_is_refused_and_so_are_its_origins(
+    settings_of, simulator, valkey, tmp_path
+):
     import yaml
 
     from tests.plugins.processes import until

@@ -20,15 +20,12 @@ from pydantic import SecretStr
 from gateway.clock import SystemClock
 from gateway.sandbox.storefront import StorefrontOptions, storefront_server
 from gateway.server import bind
-from gateway.settings import Settings
-from gateway.store import claims, client
 from tests.plugins.gateway import (
     MARKER,
     MARKET_KEY,
     MARKET_SECRET,
     QUOTE_SECRET,
     SHOP_KEY,
-    Outside,
     example_config,
     front_end,
     running,
@@ -247,21 +244,10 @@ def _module_shop(settings_of, _session_simulator, log_lines) -> Iterator[Shop]:
     with empty_page() as port:
         elsewhere = {"market": f"http://127.0.0.1:{port}", "nobody": f"http://localhost:{port}"}
         with (
-            _patient_gateway(settings_of(shop_config(_origin(sock), elsewhere["market"]))) as outside,
+            running(settings_of(shop_config(_origin(sock), elsewhere["market"]))) as outside,
             storefront(outside.url, f"{_session_simulator.url}/pay.php", sock) as origin,
         ):
             yield Shop(origin, outside.url, elsewhere)
-
-
-@contextmanager
-def _patient_gateway(settings: Settings) -> Iterator[Outside]:
-    """Run a gateway that waits for Redis, so that a machine busy with a browser is not taken for an outage."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (client, claims):
-            patch.setattr(module, "DEADLINE", PATIENCE / 1000)
-        with running(settings) as outside:
-            outside.inside.store._deadline = PATIENCE / 1000
-            yield outside
 
 
 @pytest.fixture

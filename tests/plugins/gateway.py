@@ -197,14 +197,22 @@ async def _stop(listener: Listener, task: asyncio.Task[None]) -> None:
     await task
 
 
+PATIENCE = 10.0
+"""Seconds: the gateways, simulators and clients of a test share one process, and are not to be told that Redis is gone
+when only that is busy."""
+
+
 @contextmanager
-def running(settings: Settings, *, seen: list[str] | None = None, **parts: object) -> Iterator[Outside]:
-    """Run a gateway in a thread of its own."""
+def running(
+    settings: Settings, *, seen: list[str] | None = None, redis_deadline: float = PATIENCE, **parts: object
+) -> Iterator[Outside]:
+    """Run a gateway in a thread of its own. Tests of a Redis that does not answer want the real `DEADLINE`."""
     with start_blocking_portal("asyncio") as portal:
         assert settings.redis_url is not None
 
         def build() -> Gateway:
-            return Gateway(settings, redis=connect(settings.redis_url), **parts)
+            redis = connect(settings.redis_url, deadline=redis_deadline)
+            return Gateway(settings, redis=redis, redis_deadline=redis_deadline, **parts)
 
         gateway = portal.call(build)
         with portal.wrap_async_context_manager(_served(gateway)) as (url, ops_url):

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from gateway.store.client import DEADLINE
 from tests.plugins.gateway import ShiftedClock, running
 from tests.plugins.processes import free_port
 
@@ -70,7 +71,7 @@ def test_when_quantapay_throttles_the_budget_is_halved_for_a_minute(alone, simul
 
 def test_the_budget_goes_on_from_a_local_share_without_redis(settings_of, simulator, valkey_factory):
     server = valkey_factory()
-    with running(settings_of(redis_url=server.url, quantapay_budget="10/minute")) as outside:
+    with running(settings_of(redis_url=server.url, quantapay_budget="10/minute"), redis_deadline=DEADLINE) as outside:
         assert outside.http.get("/balances").status_code == 200
         server.kill()
         answers = [outside.http.get("/balances").status_code for _ in range(12)]

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from gateway.config.keys import sha256_hex
+from gateway.store.client import DEADLINE
 from tests.plugins.gateway import MARKER, ORDERS_KEY, example_config, running
 from tests.plugins.processes import until
 
@@ -169,7 +170,7 @@ def test_a_caller_that_hangs_up_leaves_a_session_that_sending_again_gets(gateway
 @pytest.mark.parametrize("key", ["k-1", None])
 def test_without_redis_nothing_is_created(settings_of, simulator, valkey_factory, key):
     server = valkey_factory()
-    with running(settings_of(redis_url=server.url)) as outside:
+    with running(settings_of(redis_url=server.url), redis_deadline=DEADLINE) as outside:
         server.pause()
         answer = create(outside, key)
         assert (answer.status_code, answer.json()["code"]) == (503, "storage-unavailable")

@@ -94,7 +94,7 @@ def test_anything_else_is_refused_and_costs_no_call(gateway, simulator, body, co
     assert simulator.calls() == []
 
 
-def test_the_edge_of_five_minutes_is_still_good(settings_of, simulator):
+def test_the_edge_of_five_minutes_is_still_good(settings_of, simulator, valkey):
     from tests.plugins.gateway import ShiftedClock
 
     class Held(ShiftedClock):
@@ -178,7 +178,7 @@ def test_a_failed_create_leaves_the_order_free(gateway, simulator):
     assert create(gateway, quote()).status_code == 201
 
 
-def test_either_quote_secret_is_good_while_one_is_rotated(settings_of, simulator):
+def test_either_quote_secret_is_good_while_one_is_rotated(settings_of, simulator, valkey):
     from tests.plugins.gateway import example_config
 
     config = example_config()

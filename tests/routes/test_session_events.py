@@ -92,7 +92,7 @@ def test_a_token_in_the_address_is_in_no_log_line(gateway, log_lines):
     token = session["client_token"]
     with stream(gateway, session["id"], None, f"?token={token}") as answer:
         next(events(answer))
-    with stream(gateway, session["id"], None, f"?token={token[:-1]}A") as answer:
+    with stream(gateway, session["id"], None, f"?token={token[:-1]}{'A' if token[-1] != 'A' else 'E'}") as answer:
         assert answer.status_code == 404
     until(lambda: log_lines.getvalue().count("/checkout-sessions/{id}/events") >= 2, "both are logged")
     assert token[:-1] not in log_lines.getvalue()

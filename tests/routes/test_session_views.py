@@ -5,6 +5,7 @@ import re
 import httpx
 import pytest
 
+from gateway.store.client import DEADLINE
 from tests.plugins.gateway import (
     MARKET,
     MARKET_KEY,
@@ -152,7 +153,7 @@ def test_a_payment_with_an_edited_reference_pays_nobody_elses_order(gateway, val
 
 def test_without_redis_it_is_a_503(settings_of, simulator, valkey_factory):
     server = valkey_factory()
-    with running(settings_of(example_config(), redis_url=server.url)) as outside:
+    with running(settings_of(example_config(), redis_url=server.url), redis_deadline=DEADLINE) as outside:
         session = outside.http.post("/checkout-sessions", json=ORDER).json()
         server.kill()
         answer = outside.http.get(f"/checkout-sessions/{session['id']}")
