@@ -9,6 +9,7 @@
 --                                       the oldest of the sessions due was created (s); nothing if not taken.
 --   advance  started                    Say when some of the sessions that were due at `started` are due next; those
 --                                       that are too old leave the agenda. Returns whether there may be more.
+--   hasten                              Have sessions that are due later be due now. Returns whether there may be more.
 --   release  token, started             Have the lease, if it is ours, end a `SOONEST` after it began.
 --
 -- No step takes longer than about ten milliseconds: others wait for Redis meanwhile.
@@ -22,7 +23,7 @@ local LIFETIME = 48 * 3600000    -- after which nobody looks for its payment any
 local LONGEST = LIFETIME / SLOWING
 local LEASE_LASTS = 30000
 local MOST_TAKEN = 10000         -- sessions that a turn is for
-local MOST_ADVANCED = 1000       -- at once
+local MOST_MOVED = 1000          -- at once
 
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -71,7 +72,7 @@ end
 
 if verb == "advance" then
   local started = tonumber(ARGV[2])
-  local members = due_at(started, MOST_ADVANCED)
+  local members = due_at(started, MOST_MOVED)
   for _, member in ipairs(members) do
     local created = created_at(member) * 1000
     local ends = created + LIFETIME
@@ -82,7 +83,15 @@ if verb == "advance" then
       redis.call("ZADD", AGENDA, whole(math.min(started + pause, ends)), member)
     end
   end
-  return {#members >= MOST_ADVANCED and 1 or 0}
+  return {#members >= MOST_MOVED and 1 or 0}
+end
+
+if verb == "hasten" then
+  local members = redis.call("ZRANGEBYSCORE", AGENDA, "(" .. whole(now), "+inf", "LIMIT", 0, MOST_MOVED)
+  for _, member in ipairs(members) do
+    redis.call("ZADD", AGENDA, whole(now), member)
+  end
+  return {#members >= MOST_MOVED and 1 or 0}
 end
 
 if verb == "release" and redis.call("GET", LEASE) == ARGV[2] then

@@ -18,7 +18,7 @@ class SessionStatus(StrEnum):
     OPEN = "open"
     UNDERPAID = "underpaid"
     NEEDS_REVIEW = "needs_review"
-    """Paid, but the amount or the currency is not what was asked for."""
+    """Paid, but the amount or the currency is not what was asked for; or said to be paid, and it is not certain."""
     PAID = "paid"
     REFUNDED = "refunded"
 
@@ -54,7 +54,7 @@ class Session:
 
 
 def settle(session: Session, payment: Transaction, *, tolerance_percent: Decimal) -> Session:
-    """Return the session as `payment` leaves it: the one function that moves a status.
+    """Return the session as `payment` leaves it. Only this and `question` move a status, and only this to a final one.
 
     The session itself, unchanged, if the payment says nothing new. `tolerance_percent`: how much less than the price
     counts as paid. The payer can edit the payment page, so the amount in a genuine payment is compared with what was
@@ -70,21 +70,53 @@ def settle(session: Session, payment: Transaction, *, tolerance_percent: Decimal
     return replace(session, status=status, transaction=payment, version=session.version + 1)
 
 
+def question(session: Session, payment: Transaction) -> Session:
+    """Return the session as a payment leaves it that nobody can be certain of: to be looked at by a person, at most.
+
+    The session itself, unchanged, if it is paid, refunded or to be reviewed already, or if the payment brought no money.
+    The payment is shown with the status `unknown`, which is what its status is.
+    """
+    if payment.status in {"pending", "unknown"} or session.status not in {SessionStatus.OPEN, SessionStatus.UNDERPAID}:
+        return session
+    doubtful = replace(payment, status="unknown")
+    return replace(session, status=SessionStatus.NEEDS_REVIEW, transaction=doubtful, version=session.version + 1)
+
+
 def match(sessions: Sequence[Session], payment: Transaction) -> Session | None:
     """Return the one session that `payment` can be for, or None if there is none or nobody can tell.
 
     All `sessions` have the payment's reference, byte for byte. A payment that moved one of them is that one's for good,
-    so none pays twice. One made after the payment is not meant, and one that is paid only if no other is open. Several
+    so none pays twice; but a payment in doubt has moved none: it may be invented. One made after the payment is not meant, and one that is paid only if no other is open. Several
     that ask for the same are one order, asked for again after a broken connection: the newest stands for it.
     """
     for session in sessions:
-        if session.transaction is not None and session.transaction.id == payment.id:
+        shown = session.transaction
+        if shown is not None and shown.id == payment.id and not _is_in_doubt(session):
             return session
     possible = [session for session in sessions if _can_be_for(session, payment)]
     meant = [session for session in possible if not session.status.is_final] or possible
     if len({(Decimal(session.price), session.currency) for session in meant}) != 1:
         return None
     return max(meant, key=lambda session: (session.created_at, session.id))
+
+
+def is_enough(session: Session, payment: Transaction, *, tolerance_percent: Decimal) -> bool:
+    """Tell whether a payment is of the session's price, or more, in its currency."""
+    if payment.fiat_amount is None or not is_in_currency_of(session, payment):
+        return False
+    # A comparison is exact; a product of QuantaPay's number, which can have any number of digits, is not.
+    return payment.fiat_amount >= (Decimal(session.price) * (100 - tolerance_percent)).scaleb(-2)
+
+
+def is_in_currency_of(session: Session, payment: Transaction) -> bool:
+    """Tell whether a payment says that it is in the session's currency; case does not count."""
+    return (payment.currency or "").lower() == session.currency
+
+
+def _is_in_doubt(session: Session) -> bool:
+    """Tell whether the payment that is shown is one that `question` put there, and no other function can have."""
+    shown = session.transaction
+    return session.status is SessionStatus.NEEDS_REVIEW and shown is not None and shown.status == "unknown"
 
 
 def _can_be_for(session: Session, payment: Transaction) -> bool:
@@ -94,7 +126,8 @@ def _can_be_for(session: Session, payment: Transaction) -> bool:
 def _status_after(session: Session, payment: Transaction, tolerance_percent: Decimal) -> SessionStatus:
     match payment.status:
         case "completed":
-            return SessionStatus.PAID if _is_enough(session, payment, tolerance_percent) else SessionStatus.NEEDS_REVIEW
+            enough = is_enough(session, payment, tolerance_percent=tolerance_percent)
+            return SessionStatus.PAID if enough else SessionStatus.NEEDS_REVIEW
         case "underpaid":
             return SessionStatus.UNDERPAID
         case "refunded":
@@ -106,7 +139,7 @@ def _status_after(session: Session, payment: Transaction, tolerance_percent: Dec
 def _may_replace(session: Session, payment: Transaction) -> bool:
     """Tell whether a payment that moves nothing is the one to show."""
     shown = session.transaction
-    if shown is None or shown.id == payment.id:
+    if shown is None or shown.id == payment.id or _is_in_doubt(session):
         return True
     # Choosing another coin makes another row, and the customer looks at the newest. Once money came the first stays.
     return session.status is SessionStatus.OPEN and (len(payment.id), payment.id) > (len(shown.id), shown.id)
@@ -123,14 +156,8 @@ def _status_after_refund(session: Session, payment: Transaction, tolerance_perce
         case SessionStatus.PAID | SessionStatus.REFUNDED:
             return SessionStatus.REFUNDED if is_of_the_shown else session.status
         case SessionStatus.OPEN:
-            is_enough = _is_enough(session, payment, tolerance_percent)
-            return SessionStatus.REFUNDED if is_enough else SessionStatus.NEEDS_REVIEW
+            enough = is_enough(session, payment, tolerance_percent=tolerance_percent)
+            return SessionStatus.REFUNDED if enough else SessionStatus.NEEDS_REVIEW
         case SessionStatus.UNDERPAID | SessionStatus.NEEDS_REVIEW:
             return session.status
 
-
-def _is_enough(session: Session, payment: Transaction, tolerance_percent: Decimal) -> bool:
-    if payment.fiat_amount is None or (payment.currency or "").lower() != session.currency:
-        return False
-    # A comparison is exact; a product of QuantaPay's number, which can have any number of digits, is not.
-    return payment.fiat_amount >= (Decimal(session.price) * (100 - tolerance_percent)).scaleb(-2)

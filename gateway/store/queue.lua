@@ -12,12 +12,14 @@
 --   put     id, message, group, most, subject, digest
 --                              Put a message in every queue. `most`: messages that a queue can hold, 0 for any number.
 --                              With a subject, only if that hash does not know it. Returns what it says in `PUT`.
+--                              It always writes: a `WAIT` behind it covers what an earlier, unconfirmed put wrote.
 --   take    most, lease        Take messages that are due. Those not finished within the lease are due again. Of a
 --                              group, one that was put later waits while the one before it is in its first attempts.
 --   finish  id                 Remove a message.
 --   retry   id, lease, delay, error
---                              Have a message that is still leased be due later. Returns whether it was.
---   bury    id, lease, error   Give a message up that is still leased. Returns whether it was.
+--                              Have a message that is still ours be due later. Returns whether it was.
+--   bury    id, lease, error   Give a message up that is still ours; forget those that died long ago. Returns whether
+--                              it was.
 --   count                      How many wait, since when the oldest does (0: none), how many are dead, and the time.
 --   dead    offset, most       Dead messages, the latest first: id, message, attempts, when it was given up, error.
 --   revive  id                 Have a dead message be due now, as if it had never been tried. Returns whether it was.
@@ -30,7 +32,8 @@ local WIDTH = 6
 local IN_ORDER = 3       -- attempts for which the next of a group waits
 local LOOK_AGAIN = 1000  -- until it is seen whether the one before it is gone
 local PASSED_OVER = 100  -- of these, at most, in one step
-local LIVES = 90 * 24 * 3600000  -- from the last time that something was put or given up
+local FORGOTTEN = 100    -- dead messages, at most, in one step
+local LIVES = 90 * 24 * 3600000  -- a dead message; and all keys, from the last time that something was put or given up
 
 local verb = ARGV[1]
 local time = redis.call("TIME")
@@ -76,6 +79,7 @@ end
 
 local function put(q, id, message, group)
   if redis.call("HSETNX", q[MESSAGES], id, message) == 0 then
+    keep(q)
     return PUT.there
   end
   local state = {attempts = 0}
@@ -96,8 +100,8 @@ local function is_waiting_for_another(q, state)
   return before and redis.call("ZSCORE", q[DUE], before) and state_of(q, before).attempts < IN_ORDER
 end
 
-local function is_leased(q, id, lease)
-  local due = redis.call("ZSCORE", q[DUE], id)
+local function is_ours(q, id, lease)
+  local due = redis.call("ZSCORE", q[DUE], id)  -- when the lease ends, of whoever took it last
   return due and tonumber(due) == tonumber(lease)
 end
 
@@ -108,20 +112,26 @@ local function note_attempt(q, id, error)
   set_state(q, id, state)
 end
 
+local function is_full(q, most)
+  return most > 0 and redis.call("HLEN", q[MESSAGES]) >= most
+end
+
 if verb == "put" then
   local id, message, group, most, subject, digest = unpack(ARGV, 2)
-  local queues = math.floor(#KEYS / WIDTH)
+  local queues, history = math.floor(#KEYS / WIDTH), KEYS[#KEYS]
+  if subject ~= "" then
+    local known = redis.call("HGET", history, subject)
+    if known then
+      keep({history})
+      return known == digest and PUT.known or PUT.conflict
+    end
+  end
   for i = 1, queues do
-    if tonumber(most) > 0 and redis.call("HLEN", queue(i)[MESSAGES]) >= tonumber(most) then
+    if is_full(queue(i), tonumber(most)) then
       return PUT.full
     end
   end
   if subject ~= "" then
-    local history = KEYS[#KEYS]
-    local known = redis.call("HGET", history, subject)
-    if known then
-      return known == digest and PUT.known or PUT.conflict
-    end
     redis.call("HSET", history, subject, digest)
     local is_new = redis.call("HSETNX", history, "id:" .. id, "1") == 1
     keep({history})
@@ -163,7 +173,7 @@ end
 
 if verb == "retry" then
   local id, lease, delay, error = unpack(ARGV, 2)
-  if not is_leased(q, id, lease) then
+  if not is_ours(q, id, lease) then
     return 0
   end
   note_attempt(q, id, error)
@@ -173,13 +183,16 @@ end
 
 if verb == "bury" then
   local id, lease, error = unpack(ARGV, 2)
-  if not is_leased(q, id, lease) then
+  if not is_ours(q, id, lease) then
     return 0
   end
   note_attempt(q, id, error)
   redis.call("ZREM", q[DUE], id)
   redis.call("ZREM", q[SINCE], id)
   redis.call("ZADD", q[DEAD], whole(now), id)
+  for _, old in ipairs(redis.call("ZRANGEBYSCORE", q[DEAD], "-inf", whole(now - LIVES), "LIMIT", 0, FORGOTTEN)) do
+    forget(q, old)
+  end
   keep(q)
   return 1
 end
@@ -205,7 +218,7 @@ if verb == "revive" then
   if redis.call("ZREM", q[DEAD], id) == 0 then
     return 0
   end
-  set_state(q, id, {attempts = 0})
+  set_state(q, id, {attempts = 0, group = state_of(q, id).group})
   redis.call("ZADD", q[DUE], whole(now), id)
   redis.call("ZADD", q[SINCE], whole(now), id)
   keep(q)

@@ -108,11 +108,14 @@ class Queue:
         await self._run("finish", taken.id)
 
     async def retry(self, taken: Taken, *, after: float, error: str = "") -> None:
-        """Have a message be due again in `after` seconds, unless its lease has ended."""
+        """Have a message be due again in `after` seconds, unless its lease has ended and it was taken again."""
         await self._run("retry", taken.id, taken.lease, round(after * 1000), error)
 
     async def bury(self, taken: Taken, *, error: str) -> None:
-        """Give a message up, unless its lease has ended. It is kept until it is revived or discarded, or 90 days."""
+        """Give a message up, unless its lease has ended and it was taken again.
+
+        It is kept until it is revived or discarded, or about 90 days.
+        """
         await self._run("bury", taken.id, taken.lease, error)
 
     async def backlog(self) -> Backlog:
