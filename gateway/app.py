@@ -35,14 +35,17 @@ from gateway.lifecycle import Lifecycle
 from gateway.payments.agenda import Agenda
 from gateway.payments.changes import Changes
 from gateway.payments.checkout import Checkout
+from gateway.payments.events import PaymentEvent, Told
 from gateway.payments.reconcile import Reconciliation
 from gateway.payments.sessions import Sessions
+from gateway.payments.settlement import Settlement
 from gateway.payments.watch import Watches
 from gateway.quantapay.account import account_id, endpoint_id
 from gateway.quantapay.budget import SharedBudget
 from gateway.quantapay.client import QuantaPay
 from gateway.quantapay.credentials import RotatingSecret
 from gateway.quantapay.functions import FUNCTIONS
+from gateway.quantapay.models import Transaction
 from gateway.quantapay.payment_urls import PaymentUrls, is_loopback
 from gateway.quantapay.transport import AiohttpTransport
 from gateway.routes import balances, checkout_sessions, functions, operations, rates, sdk, transactions
@@ -64,6 +67,16 @@ CLAIM_OUTLIVES_DEADLINE = 5.0
 """Seconds that a claim is held beyond the deadline of the call it protects (interface §3.5)."""
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
 """FastAPI's own would record exception texts and query strings."""
+
+
+class _NoEvents:
+    """Events that nobody is told of."""
+
+    async def told(self, _payment: Transaction) -> str | None:
+        return None
+
+    async def tell(self, _event: PaymentEvent) -> Told:
+        return "known"
 
 
 class Gateway:
@@ -112,11 +125,16 @@ class Gateway:
         self.services = self._services(transport or AiohttpTransport(), clock)
         self._reconciliation = Reconciliation(
             quantapay=self.services.quantapay,
-            sessions=self.services.sessions,
             agenda=self._agenda,
-            tolerance=self._tolerance,
+            settlement=Settlement(
+                sessions=self.services.sessions,
+                agenda=self._agenda,
+                events=_NoEvents(),
+                tolerance=self._tolerance,
+                clock=clock,
+                metrics=self.metrics,
+            ),
             clock=clock,
-            metrics=self.metrics,
         )
         self._newest_in_force = True
         self._name_functions(self.config.current)

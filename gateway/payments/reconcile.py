@@ -1,4 +1,4 @@
-"""Reconciliation: open sessions are matched with QuantaPay's newest transactions (interface §3.8).
+"""Reconciliation: QuantaPay's newest transactions are applied to the open sessions (interface §3.8).
 
 QuantaPay may tell of a payment once or not at all, and surely not of one that is too small (contract §8). So it is
 asked: one call lists the newest hundred transactions for all open sessions together. Further pages are read only while
@@ -13,26 +13,24 @@ import asyncio
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
-from decimal import Decimal
 
 import structlog
 
 from gateway.clock import Clock, utc
 from gateway.errors import StorageUnavailable, UpstreamError
 from gateway.payments.agenda import Agenda, Turn
-from gateway.payments.session import CLOCK_TOLERANCE, match, settle
-from gateway.payments.sessions import Sessions
+from gateway.payments.session import CLOCK_TOLERANCE
+from gateway.payments.settlement import Settlement
 from gateway.quantapay.client import QuantaPay
 from gateway.quantapay.functions import GET_TRANSACTIONS
 from gateway.quantapay.models import Transaction
 from gateway.quantapay.urgency import Urgency
 from gateway.tasks import end
 from gateway.telemetry.logs import frames_of
-from gateway.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
@@ -56,26 +54,13 @@ _LIST = replace(GET_TRANSACTIONS, urgency=Urgency.BACKGROUND)
 class Reconciliation:
     """A task that looks for the payments of open sessions."""
 
-    def __init__(
-        self,
-        *,
-        quantapay: QuantaPay,
-        sessions: Sessions,
-        agenda: Agenda,
-        tolerance: Callable[[], Decimal],
-        clock: Clock,
-        metrics: Metrics,
-    ) -> None:
-        """`tolerance` returns how much less than the price counts as paid, in per cent."""
+    def __init__(self, *, quantapay: QuantaPay, agenda: Agenda, settlement: Settlement, clock: Clock) -> None:
         self._quantapay = quantapay
-        self._sessions = sessions
         self._agenda = agenda
-        self._tolerance = tolerance
+        self._settlement = settlement
         self._clock = clock
-        self._metrics = metrics
         self._applied = _Memory(clock, lasts=REMEMBERED_FOR)
-        self._ambiguous = _Memory(clock, lasts=math.inf)
-        """The ids of those already told of."""
+        self._must_hasten = False
         self._interrupted_by: str | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -88,9 +73,17 @@ class Reconciliation:
         await end(self._task)
         self._task = None
 
+    def hasten(self) -> None:
+        """Have all open sessions looked at as soon as Redis is there: a webhook had to be refused without it.
+
+        QuantaPay may not send it again (contract §8).
+        """
+        self._must_hasten = True
+
     async def sweep(self) -> None:
         """See to the open sessions, if any is due and the turn is ours. Never raises: what fails is tried again."""
         try:
+            await self._hasten_if_asked()
             turn = await self._agenda.take_due()
             if turn is not None:
                 await self._see_to(turn)
@@ -104,9 +97,20 @@ class Reconciliation:
             await self._clock.sleep(TICK * (0.5 + self._clock.random()))
             await self.sweep()
 
+    async def _hasten_if_asked(self) -> None:
+        if not self._must_hasten:
+            return
+        self._must_hasten = False  # before it is done: a webhook that is refused meanwhile asks again
+        try:
+            await self._agenda.hasten()
+        except StorageUnavailable:
+            self._must_hasten = True
+            raise
+        log.info("looking at all open sessions: a webhook was refused while redis was away")
+
     async def _see_to(self, turn: Turn) -> None:
         try:
-            await self._match_newest(turn.oldest)
+            await self._apply_newest(turn.oldest)
             await self._agenda.advance(turn)
         finally:
             with suppress(StorageUnavailable):  # it ends by itself
@@ -115,7 +119,7 @@ class Reconciliation:
             log.info("reconciliation goes on")
             self._interrupted_by = None
 
-    async def _match_newest(self, oldest: datetime) -> None:
+    async def _apply_newest(self, oldest: datetime) -> None:
         """Apply the payments made since the session made at `oldest`."""
         rows: dict[str, Transaction] = {}
         failure: UpstreamError | StorageUnavailable | None = None
@@ -145,12 +149,12 @@ class Reconciliation:
                     break
 
     async def _apply(self, payment: Transaction) -> None:
-        """Move the session that `payment` is for, if it is for one. Raises only `StorageUnavailable`."""
+        """Have a payment settled, if it can be for a session. Raises only `StorageUnavailable`."""
         digest = hashlib.sha256(repr(payment).encode()).hexdigest()
         if payment.order_id is None or digest in self._applied:
             return
         try:
-            await self._match(payment, payment.order_id)
+            await self._settlement.apply(payment, confirmed=True, tell_unmatched=False)
         except StorageUnavailable:
             raise
         except Exception as error:  # whatever it is, it must not keep later payments from their sessions
@@ -158,27 +162,6 @@ class Reconciliation:
         # A younger one may yet be for a session that is not there: it is looked at each time.
         if payment.created_at is not None and payment.created_at < utc(self._clock.time()) - SETTLED_AFTER:
             self._applied.add(digest)
-
-    async def _match(self, payment: Transaction, order_id: str) -> None:
-        sessions = await self._sessions.with_reference(order_id)
-        session = match(sessions, payment)
-        if session is None:
-            if any(match([candidate], payment) for candidate in sessions):
-                self._tell_ambiguous(payment)
-            return
-        tolerance = self._tolerance()
-        moved = await self._sessions.move(
-            session.id, lambda current: settle(current, payment, tolerance_percent=tolerance)
-        )
-        if moved is not None and moved.status.is_final:
-            await self._agenda.remove(moved)
-
-    def _tell_ambiguous(self, payment: Transaction) -> None:
-        if payment.id in self._ambiguous:
-            return
-        self._ambiguous.add(payment.id)
-        self._metrics.checkout_sessions.labels(event="ambiguous").inc()
-        log.warning("a payment could be for several sessions, none was moved", transaction_id=payment.id)
 
     def _interrupted(self, error: Exception, cause: str) -> None:
         """Tell why sessions are not looked at, once until it changes."""

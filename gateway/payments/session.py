@@ -160,4 +160,3 @@ def _status_after_refund(session: Session, payment: Transaction, tolerance_perce
             return SessionStatus.REFUNDED if enough else SessionStatus.NEEDS_REVIEW
         case SessionStatus.UNDERPAID | SessionStatus.NEEDS_REVIEW:
             return session.status
-

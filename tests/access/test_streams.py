@@ -399,11 +399,11 @@ async def test_nobody_waits_long_for_a_frozen_redis(valkey_factory: ValkeyFactor
     assert await quickest(take_and_release, under=0.2) < 0.2
 
 
-async def test_nothing_is_left_of_ten_thousand_streams(valkey: ValkeyServer) -> None:
+async def test_nothing_is_left_of_thousands_of_streams(valkey: ValkeyServer) -> None:
     async with process(valkey) as one, process(valkey) as other:
 
         async def come_and_go(process: Process, worker: int) -> None:
-            for n in range(250):
+            for n in range(50):
                 slot = await process.take(subject=f"192.0.2.{worker}", session=f"cs_{worker}_{n}")
                 await slot.release()
 
@@ -412,7 +412,7 @@ async def test_nothing_is_left_of_ten_thousand_streams(valkey: ValkeyServer) -> 
             await each.renew()
             assert (each.open, each.slots._open, each.slots._counts, each.slots._leaving) == (0, {}, {}, [])
         # On a machine so busy that Redis misses its time a place or two may be left there, to free itself.
-        assert sum(places(valkey).values()) <= 3000, "of 30,000"
+        assert sum(places(valkey).values()) <= 600, "of 6,000"
 
 
 def test_scripts_use_only_commands_that_the_gateway_may() -> None:

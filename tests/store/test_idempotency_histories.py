@@ -246,7 +246,7 @@ def test_any_history_shows_at_most_one_answer_a_key(valkey: ValkeyServer) -> Non
 
     run_state_machine_as_test(
         HereAndNow,
-        settings=settings(max_examples=100, stateful_step_count=40, suppress_health_check=list(HealthCheck)),
+        settings=settings(max_examples=40, stateful_step_count=40, suppress_health_check=list(HealthCheck)),
     )
 
 
