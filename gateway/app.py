@@ -35,7 +35,6 @@ from gateway.lifecycle import Lifecycle
 from gateway.payments.agenda import Agenda
 from gateway.payments.changes import Changes
 from gateway.payments.checkout import Checkout
-from gateway.payments.events import PaymentEvent, Told
 from gateway.payments.reconcile import Reconciliation
 from gateway.payments.sessions import Sessions
 from gateway.payments.settlement import Settlement
@@ -45,10 +44,9 @@ from gateway.quantapay.budget import SharedBudget
 from gateway.quantapay.client import QuantaPay
 from gateway.quantapay.credentials import RotatingSecret
 from gateway.quantapay.functions import FUNCTIONS
-from gateway.quantapay.models import Transaction
 from gateway.quantapay.payment_urls import PaymentUrls, is_loopback
 from gateway.quantapay.transport import AiohttpTransport
-from gateway.routes import balances, checkout_sessions, functions, operations, rates, sdk, transactions
+from gateway.routes import balances, checkout_sessions, functions, operations, rates, sdk, transactions, webhooks
 from gateway.routes.ops import create_ops_app
 from gateway.settings import Settings
 from gateway.store.cache import Cache
@@ -59,24 +57,19 @@ from gateway.store.orders import Orders, OrderSessions
 from gateway.store.redis import Store
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.status import Status
+from gateway.webhooks.confirmation import Confirmation
+from gateway.webhooks.inbox import Inbox
+from gateway.webhooks.intake import Intake
+from gateway.webhooks.outbox import Outbox
+from gateway.webhooks.receive import Receiver
 
 log = structlog.get_logger()
 
-_BODIES: list[type[BaseModel]] = [*checkout_sessions.BODIES, functions.FunctionParameters]
+_BODIES: list[type[BaseModel]] = [*checkout_sessions.BODIES, functions.FunctionParameters, *webhooks.BODIES]
 CLAIM_OUTLIVES_DEADLINE = 5.0
 """Seconds that a claim is held beyond the deadline of the call it protects (interface §3.5)."""
 _NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
 """FastAPI's own would record exception texts and query strings."""
-
-
-class _NoEvents:
-    """Events that nobody is told of."""
-
-    async def told(self, _payment: Transaction) -> str | None:
-        return None
-
-    async def tell(self, _event: PaymentEvent) -> Told:
-        return "known"
 
 
 class Gateway:
@@ -122,20 +115,30 @@ class Gateway:
         )
         self._changes = Changes(self.store)
         self._agenda = Agenda(self.store, clock=clock)
+        self._inbox = Inbox(self.store, on_refused=self._on_webhook_refused)
+        outbox = Outbox(
+            self.store,
+            subscribers=lambda: self.config.current.subscribers,
+            wake=lambda _subscriber_id: None,
+            metrics=self.metrics,
+        )
         self.services = self._services(transport or AiohttpTransport(), clock)
+        settlement = Settlement(
+            sessions=self.services.sessions,
+            agenda=self._agenda,
+            events=outbox,
+            tolerance=self._tolerance,
+            clock=clock,
+            metrics=self.metrics,
+        )
         self._reconciliation = Reconciliation(
             quantapay=self.services.quantapay,
             agenda=self._agenda,
-            settlement=Settlement(
-                sessions=self.services.sessions,
-                agenda=self._agenda,
-                events=_NoEvents(),
-                tolerance=self._tolerance,
-                clock=clock,
-                metrics=self.metrics,
-            ),
+            settlement=settlement,
             clock=clock,
         )
+        confirmation = Confirmation(self.services.quantapay, lambda: self.config.current.webhooks)
+        self._intake = Intake(self._inbox, confirmation, settlement, clock=clock)
         self._newest_in_force = True
         self._name_functions(self.config.current)
         self.metrics.name_reads(function.name for function in FUNCTIONS if function.repeatable)
@@ -168,6 +171,7 @@ class Gateway:
             origins=Origins(self.config.current.clients),
             public_url=settings.public_url or "",
             quantapay=quantapay,
+            receiver=Receiver(_webhook_keys(settings), self._inbox, metrics=metrics),
             sessions=sessions,
             slots=StreamSlots(store, clock=clock, share=self._processes, metrics=metrics),
             trusted_proxies=settings.trusted_proxies,
@@ -229,7 +233,7 @@ class Gateway:
             },
         )
         app.state.services = services
-        resources = (balances, rates, checkout_sessions, transactions, functions, operations, sdk)
+        resources = (balances, rates, checkout_sessions, transactions, functions, webhooks, operations, sdk)
         for resource in resources:
             app.include_router(resource.router)
         if self._settings.docs:
@@ -259,6 +263,8 @@ class Gateway:
             stack.push_async_callback(self.services.watches.close)
             await self._reconciliation.start()
             stack.push_async_callback(self._reconciliation.close)
+            await self._intake.start()
+            stack.push_async_callback(self._intake.close)
             watching = asyncio.create_task(self.config.run())
             stack.callback(watching.cancel)
             self.services.lifecycle.started()
@@ -285,6 +291,9 @@ class Gateway:
             last_upstream_outcomes=dict(quantapay.last_outcomes),
         )
 
+    def _on_webhook_refused(self) -> None:
+        self._reconciliation.hasten()
+
     def _on_reload(self, success: bool, faults: tuple[ConfigFault, ...]) -> None:
         self._newest_in_force = success
         self.metrics.config_reloads.labels(result="success" if success else "failure").inc()
@@ -302,3 +311,8 @@ class Gateway:
 
     def _name_functions(self, config: Config) -> None:
         self.metrics.name_functions([*(function.name for function in FUNCTIONS), *config.functions.allow])
+
+
+def _webhook_keys(settings: Settings) -> list[SecretStr]:
+    secrets = (settings.quantapay_webhook_secret, settings.quantapay_webhook_secret_next)
+    return [secret for secret in secrets if secret is not None]

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from gateway import __version__
 from gateway.app import Gateway
-from gateway.cli import config, keys, quote, sandbox, serve
+from gateway.cli import config, keys, quote, sandbox, serve, webhooks
 from gateway.settings import Settings
 from gateway.store.client import connect
 
@@ -29,6 +29,7 @@ app.command()(sandbox.simulator)
 app.add_typer(keys.app, name="keys")
 app.command()(quote.quote)
 app.add_typer(config.app, name="config")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 def main() -> None:

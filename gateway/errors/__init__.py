@@ -4,6 +4,7 @@
   x CallerError                       the caller can mend it; nothing was sent upstream
     - MalformedRequest                400 malformed-request
     - Unauthenticated                 401 unauthenticated
+    - InvalidSignature                401 invalid-signature
     - InsufficientScope               403 insufficient-scope
     - OriginNotAllowed                403 origin-not-allowed
     - InvalidQuote                    403 invalid-quote
@@ -35,6 +36,7 @@
     - UpstreamBudgetExhausted         503 upstream-budget-exhausted
     - Overloaded                      503 overloaded
   x StorageUnavailable                503 storage-unavailable
+  x WebhooksNotConfigured             503 webhooks-not-configured
   x NotReady                          503 not-ready
   x InternalError                     500 internal-error
 
@@ -49,6 +51,7 @@ from gateway.errors.caller import (
     IdempotencyKeyReused,
     InsufficientScope,
     InvalidQuote,
+    InvalidSignature,
     MalformedRequest,
     MethodNotAllowed,
     MissingArgument,
@@ -65,7 +68,7 @@ from gateway.errors.caller import (
     UnsupportedMediaType,
     ValidationFailed,
 )
-from gateway.errors.own import InternalError, NotReady, StorageUnavailable
+from gateway.errors.own import InternalError, NotReady, StorageUnavailable, WebhooksNotConfigured
 from gateway.errors.root import FieldFault, GatewayError, Outcome, problem_types
 from gateway.errors.upstream import (
     FunctionNotSupported,
@@ -93,6 +96,7 @@ __all__ = [
     "InsufficientScope",
     "InternalError",
     "InvalidQuote",
+    "InvalidSignature",
     "MalformedRequest",
     "MethodNotAllowed",
     "MissingArgument",
@@ -122,5 +126,6 @@ __all__ = [
     "UpstreamTimeout",
     "UpstreamUnavailable",
     "ValidationFailed",
+    "WebhooksNotConfigured",
     "problem_types",
 ]

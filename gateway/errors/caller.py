@@ -26,6 +26,14 @@ class Unauthenticated(CallerError):
         super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
 
 
+class InvalidSignature(CallerError):
+    """A webhook without the secret that only QuantaPay and the merchant know (contract §8)."""
+
+    status, code = 401, "invalid-signature"
+    title = "The webhook's key is not right"
+    remedy = "An operator must set QUANTAPAY_WEBHOOK_SECRET to the Webhook Secret Key of the QuantaPay account."
+
+
 class InsufficientScope(CallerError):
     """The key is known but may not do this."""
 

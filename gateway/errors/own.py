@@ -11,6 +11,14 @@ class StorageUnavailable(GatewayError):
     remedy = "Wait for the seconds in `Retry-After`, then try again."
 
 
+class WebhooksNotConfigured(GatewayError):
+    """Without the secret nobody can tell QuantaPay's webhooks from a stranger's."""
+
+    status, code = 503, "webhooks-not-configured"
+    title = "The gateway takes no webhooks"
+    remedy = "An operator must set QUANTAPAY_WEBHOOK_SECRET to the Webhook Secret Key of the QuantaPay account."
+
+
 class NotReady(GatewayError):
     """Starting or draining: send traffic elsewhere."""
 

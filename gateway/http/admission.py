@@ -15,18 +15,26 @@ from gateway.config import Client, PublishableKeyClient
 from gateway.errors import RateLimited
 from gateway.http.services import Services
 from gateway.quota import Quota
+from gateway.settings.values import Address
 
 NOBODY = "-"
 """Stands for the client of those who show a token that opens nothing; no client can have this id."""
+WEBHOOK_SENDERS = "-webhooks"
+"""Stands for the client of those who send webhooks with a wrong key; no client can have this id either."""
 GUESSES = Quota(60, 60)
-"""Tokens that open nothing, by address."""
+"""Tokens that open nothing, or wrong keys of webhooks, by address."""
+
+
+def source_of(request: Request, services: Services) -> Address | None:
+    """Return the address that a request comes from, through proxies that are trusted; None if there is none."""
+    peer = request.client.host if request.client else None
+    forwarded = request.headers.getlist("x-forwarded-for")
+    return client_address(peer, forwarded, services.trusted_proxies)
 
 
 def address_of(request: Request, services: Services) -> str:
     """Return what the limits call the caller's address: an IPv4 address, or the /64 of an IPv6 one."""
-    peer = request.client.host if request.client else None
-    forwarded = request.headers.getlist("x-forwarded-for")
-    return subject(client_address(peer, forwarded, services.trusted_proxies))
+    return subject(source_of(request, services))
 
 
 async def admit(request: Request, services: Services, client: Client) -> None:
@@ -45,6 +53,11 @@ async def admit_refused(request: Request, services: Services, client: Publishabl
         await _take(services, [ip_limit(NOBODY, address_of(request, services), GUESSES)])
     else:
         await _take(services, [_of_address(request, services, client)])
+
+
+async def admit_wrong_key(request: Request, services: Services) -> None:
+    """Count a webhook with a wrong key against its address; raise `RateLimited` if it is one too many."""
+    await _take(services, [ip_limit(WEBHOOK_SENDERS, address_of(request, services), GUESSES)])
 
 
 def _of_address(request: Request, services: Services, client: PublishableKeyClient) -> Limit:

@@ -26,8 +26,7 @@ def json_body(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
     """
 
     async def read(request: Request) -> Model:
-        _require_json(request)
-        document = parse(await _bounded(request))
+        document = await read_json(request)
         try:
             return model.model_validate(document)
         except ValidationError as error:
@@ -35,6 +34,15 @@ def json_body(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
         raise ValidationFailed(faults=faults)
 
     return read
+
+
+async def read_json(request: Request, *, parse_float: Callable[[str], object] = float) -> object:
+    """Return the body as strict JSON. `parse_float`: what becomes of a number with a point or an exponent.
+
+    Raises `UnsupportedMediaType`, `RequestTooLarge` or `MalformedRequest`, in this order.
+    """
+    _require_json(request)
+    return parse(await _bounded(request), parse_float=parse_float)
 
 
 def describe(*models: type[BaseModel]) -> dict[str, Any]:
@@ -49,15 +57,20 @@ def describe(*models: type[BaseModel]) -> dict[str, Any]:
     }
 
 
-def parse(body: bytes) -> object:
+def parse(body: bytes, *, parse_float: Callable[[str], object] = float) -> object:
     """Read strict JSON: UTF-8, no duplicate names, no `NaN`; raise `MalformedRequest` without the input."""
     try:
-        return json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        return json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+            parse_float=parse_float,
+        )
     except UnicodeDecodeError:
         problem = MalformedRequest("The body is not valid UTF-8.")
     except RecursionError:
         problem = MalformedRequest("The body is nested too deeply.")
-    except ValueError:
+    except (ValueError, ArithmeticError):  # the second for a Decimal beyond all bounds
         # Raised from nothing: a JSON error holds the whole document.
         problem = MalformedRequest("The body is not valid JSON.")
     raise problem

@@ -35,6 +35,7 @@ def specification(app: FastAPI, bodies: list[type[BaseModel]]) -> dict[str, Any]
             {"name": "Checkout sessions", "description": "Start a payment on QuantaPay's hosted page."},
             {"name": "Transactions", "description": "Payments that QuantaPay knows of."},
             {"name": "Functions", "description": "QuantaPay functions without a route of their own."},
+            {"name": "Webhooks", "description": "For QuantaPay: what it tells of payments."},
             {"name": "Operations", "description": "For load balancers and people."},
         ],
     )

@@ -20,6 +20,7 @@ from gateway.quantapay.client import QuantaPay
 from gateway.settings.values import Network
 from gateway.store.cache import Cache
 from gateway.store.idempotency import Idempotency
+from gateway.webhooks.receive import Receiver
 
 
 @dataclass(slots=True)
@@ -40,6 +41,7 @@ class Services:
     public_url: str
     """What links start with; empty makes them relative."""
     quantapay: QuantaPay
+    receiver: Receiver
     sessions: Sessions
     slots: StreamSlots
     trusted_proxies: Sequence[Network]

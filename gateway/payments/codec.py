@@ -1,4 +1,4 @@
-"""Sessions as JSON texts, the form in which they lie in Redis.
+"""Sessions and payments as JSON texts, the form in which they lie in Redis.
 
 The format is spelled out here and has a number, so that a changed class does not quietly change what is stored. Amounts
 and times are texts, never JSON numbers: no binary float comes near them. The text is ASCII, so that any Unicode in it
@@ -23,19 +23,36 @@ _Reader: TypeAlias = Callable[[Any], Any]
 
 def encode(session: Session) -> str:
     """Write a session in one line of ASCII."""
-    document = {"format": FORMAT} | {name: getattr(session, name) for name in _SESSION}
-    return json.dumps(document, default=_plain, separators=(",", ":"))
+    return _write({name: getattr(session, name) for name in _SESSION})
 
 
 def decode(text: str) -> Session:
     """Read what `encode` wrote in this format. Raises `ValueError`, without the text, for anything else."""
+    return Session(**_read(text, _SESSION))
+
+
+def encode_transaction(payment: Transaction) -> str:
+    """Write a payment in one line of ASCII."""
+    return _write({name: getattr(payment, name) for name in _TRANSACTION})
+
+
+def decode_transaction(text: str) -> Transaction:
+    """Read what `encode_transaction` wrote in this format. Raises `ValueError`, without the text, for anything else."""
+    return Transaction(**_read(text, _TRANSACTION))
+
+
+def _write(fields: Mapping[str, object]) -> str:
+    return json.dumps({"format": FORMAT, **fields}, default=_plain, separators=(",", ":"))
+
+
+def _read(text: str, readers: Mapping[str, _Reader]) -> dict[str, Any]:
     try:
         document = json.loads(text)
         if isinstance(document, dict) and document.pop("format", None) == FORMAT:
-            return Session(**_fields(document, _SESSION))
+            return _fields(document, readers)
     except (ValueError, RecursionError):
         pass  # raised from nothing: such errors hold the text
-    raise ValueError("not a session of ours in this format")
+    raise ValueError("not of ours in this format")
 
 
 def _plain(value: object) -> object:

@@ -106,6 +106,7 @@ class Reconciliation:
         except StorageUnavailable:
             self._must_hasten = True
             raise
+        self._applied.clear()  # a Redis that comes back may have lost what became of them
         log.info("looking at all open sessions: a webhook was refused while redis was away")
 
     async def _see_to(self, turn: Turn) -> None:
@@ -193,6 +194,9 @@ class _Memory:
 
     def __contains__(self, text: str) -> bool:
         return self._until.get(text, -math.inf) > self._clock.monotonic()
+
+    def clear(self) -> None:
+        self._until.clear()
 
     def add(self, text: str) -> None:
         self._until[text] = self._clock.monotonic() + self._lasts

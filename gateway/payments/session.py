@@ -73,10 +73,10 @@ def settle(session: Session, payment: Transaction, *, tolerance_percent: Decimal
 def question(session: Session, payment: Transaction) -> Session:
     """Return the session as a payment leaves it that nobody can be certain of: to be looked at by a person, at most.
 
-    The session itself, unchanged, if it is paid, refunded or to be reviewed already, or if the payment brought no money.
-    The payment is shown with the status `unknown`, which is what its status is.
+    The session itself, unchanged, if it is to be reviewed already, paid or refunded, or if the payment brought no
+    money. The payment is shown with the status `unknown`, which is what its status is.
     """
-    if payment.status in {"pending", "unknown"} or session.status not in {SessionStatus.OPEN, SessionStatus.UNDERPAID}:
+    if not brings_money(payment) or session.status not in {SessionStatus.OPEN, SessionStatus.UNDERPAID}:
         return session
     doubtful = replace(payment, status="unknown")
     return replace(session, status=SessionStatus.NEEDS_REVIEW, transaction=doubtful, version=session.version + 1)
@@ -86,8 +86,9 @@ def match(sessions: Sequence[Session], payment: Transaction) -> Session | None:
     """Return the one session that `payment` can be for, or None if there is none or nobody can tell.
 
     All `sessions` have the payment's reference, byte for byte. A payment that moved one of them is that one's for good,
-    so none pays twice; but a payment in doubt has moved none: it may be invented. One made after the payment is not meant, and one that is paid only if no other is open. Several
-    that ask for the same are one order, asked for again after a broken connection: the newest stands for it.
+    so none pays twice; one that was only doubted is not, as it may have been invented. A session made after the payment
+    is not meant, and one that is paid only if no other is open. Several that ask for the same are one order, asked for
+    again after a broken connection: the newest stands for it.
     """
     for session in sessions:
         shown = session.transaction
@@ -98,6 +99,11 @@ def match(sessions: Sequence[Session], payment: Transaction) -> Session | None:
     if len({(Decimal(session.price), session.currency) for session in meant}) != 1:
         return None
     return max(meant, key=lambda session: (session.created_at, session.id))
+
+
+def brings_money(payment: Transaction) -> bool:
+    """Tell whether a payment was made, be it too small or given back, and is not only under way or of unknown state."""
+    return payment.status not in {"pending", "unknown"}
 
 
 def is_enough(session: Session, payment: Transaction, *, tolerance_percent: Decimal) -> bool:

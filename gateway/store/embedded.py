@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from gateway.store import tether
 
+SOCKET = "socket"
 LONGEST_SOCKET_PATH = 103
 """Bytes: 104 on macOS, 108 on Linux, less the closing zero."""
 START_SECONDS = 10.0
@@ -40,10 +41,9 @@ class EmbeddedValkey:
     """
 
     def __init__(self, directory: Path, *, durable: bool = True) -> None:
-        # A directory of its own, because its permissions are set and `directory` may not be ours alone.
-        self._home = directory.absolute() / "valkey"
+        self._home = _home(directory)
         self._durable = durable
-        self._socket = self._home / "socket"
+        self._socket = self._home / SOCKET
         self._lock: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._refuge: Path | None = None
@@ -51,7 +51,7 @@ class EmbeddedValkey:
     @property
     def url(self) -> str:
         """Where it listens: `unix://…`, once started."""
-        return f"unix://{quote(str(self._socket))}"
+        return _url(self._socket)
 
     @property
     def alive(self) -> bool:
@@ -131,10 +131,12 @@ class EmbeddedValkey:
         return lock
 
     def _choose_socket(self) -> None:
-        self._socket = self._home / "socket"
+        self._socket = self._home / SOCKET
         if len(os.fsencode(self._socket)) > LONGEST_SOCKET_PATH:
             self._refuge = Path(tempfile.mkdtemp(prefix="qpg-"))  # only this user may enter it
-            self._socket = self._refuge / "socket"
+            signpost, self._socket = self._socket, self._refuge / SOCKET
+            signpost.unlink(missing_ok=True)
+            signpost.symlink_to(self._socket)  # for `url_of_running`
 
     def _options(self) -> list[str]:
         options = {
@@ -184,23 +186,48 @@ class EmbeddedValkey:
     def _wait_until_ready(self) -> None:
         # The real clock: what is waited for is a real process, which no test can hold still.
         deadline = time.monotonic() + START_SECONDS
-        while not self._answers():
+        while not _answers(self._socket):
             if not self.alive:
                 raise EmbeddedValkeyError(f"Valkey ended at once; see {self.log_file}")
             if time.monotonic() > deadline:
                 raise EmbeddedValkeyError(f"Valkey did not answer within {START_SECONDS:.0f} s; see {self.log_file}")
             time.sleep(0.01)
 
-    def _answers(self) -> bool:
-        """Ask it once; while it still reads its file it says LOADING."""
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(1)
-            try:
-                connection.connect(str(self._socket))
-                connection.sendall(b"PING\r\n")
-                return connection.recv(64).startswith(b"+PONG")
-            except OSError:
-                return False
+
+def url_of_running(directory: Path) -> str:
+    """Return the URL of the Valkey that a gateway runs in `directory`; raise `EmbeddedValkeyError` if none answers."""
+    found = _home(directory) / SOCKET
+    try:
+        path = found.readlink() if found.is_symlink() else found
+        answers = _answers(path)
+    except OSError as error:
+        raise EmbeddedValkeyError(f"cannot use {found.parent}: {error.strerror}") from error
+    if not answers:
+        raise EmbeddedValkeyError(
+            f"no embedded Valkey runs in {found.parent}: start the gateway, or set GATEWAY_DATA_DIR to its directory"
+        )
+    return _url(path)
+
+
+def _home(directory: Path) -> Path:
+    # A directory of its own, because its permissions are set and `directory` may not be ours alone.
+    return directory.absolute() / "valkey"
+
+
+def _url(path: Path) -> str:
+    return f"unix://{quote(str(path))}"
+
+
+def _answers(path: Path) -> bool:
+    """Ask the server at a socket once; while it still reads its file it says LOADING."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(1)
+        try:
+            connection.connect(str(path))
+            connection.sendall(b"PING\r\n")
+            return connection.recv(64).startswith(b"+PONG")
+        except OSError:
+            return False
 
 
 def find_server() -> str:

@@ -159,8 +159,9 @@ if verb == "take" then
       redis.call("ZADD", q[DUE], whole(now + LOOK_AGAIN), id)
     else
       redis.call("ZADD", q[DUE], whole(lease), id)
-      local since = redis.call("ZSCORE", q[SINCE], id)
-      table.insert(taken, {id, redis.call("HGET", q[MESSAGES], id), state.attempts, tonumber(since), lease})
+      local since = tonumber(redis.call("ZSCORE", q[SINCE], id))
+      local message = redis.call("HGET", q[MESSAGES], id)
+      table.insert(taken, {id, message, state.attempts, since, lease, state.error or ""})
     end
   end
   return {now, taken}

@@ -61,6 +61,8 @@ class Taken:
     """Seconds since it was put."""
     lease: int
     """Names it."""
+    error: str = ""
+    """Of the attempt before this one, as `Queue.retry` was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,8 @@ class Queue:
         """Take up to `most` messages that are due."""
         now, taken = await self._run("take", most, self._lease)
         return [
-            Taken(id_.decode(), message.decode(), attempts, age=(now - since) / 1000, lease=lease)
-            for id_, message, attempts, since, lease in taken
+            Taken(id_.decode(), message.decode(), attempts, (now - since) / 1000, lease, error.decode())
+            for id_, message, attempts, since, lease, error in taken
         ]
 
     async def finish(self, taken: Taken) -> None:

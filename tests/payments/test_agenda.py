@@ -227,6 +227,42 @@ async def test_of_very_many_sessions_ten_thousand_are_seen_to_at_once(agenda: Ag
         assert client.zcount(KEY, "-inf", now()) == 500
 
 
+async def test_hastened_sessions_are_due_now_however_many_and_leave_when_they_would_have(
+    agenda: Agenda, valkey: ValkeyServer
+) -> None:
+    with valkey.client() as client:
+        made = int(time.time())
+        client.zadd(KEY, {f"{made}:cs_{n}": now() + HOUR + n for n in range(2_500)})
+        client.zadd(KEY, {f"{made - 48 * 3600 + 60}:cs_old": now() + 60 * SECOND, f"{made}:cs_due": 1})
+        client.pexpire(KEY, HOUR)
+        await agenda.hasten()
+        waiting = due(valkey)
+        assert len(waiting) == 2_502
+        assert max(waiting.values()) <= 0
+        assert waiting["cs_due"] < -HOUR, "what was due stays first"
+        assert client.pttl(KEY) <= HOUR
+    turn = await agenda.take_due()
+    assert turn is not None
+    await agenda.advance(turn)
+    assert due(valkey)["cs_old"] == pytest.approx(60 * SECOND, abs=SLACK)
+
+
+async def test_hastening_leaves_the_pause_between_turns_as_it_is(agenda: Agenda, valkey: ValkeyServer) -> None:
+    await agenda.add(session())
+    let_pass(valkey)
+    turn = await agenda.take_due()
+    assert turn is not None
+    await agenda.release(turn)
+    await agenda.hasten()
+    assert await agenda.take_due() is None
+
+
+async def test_an_empty_agenda_is_hastened_at_no_cost(agenda: Agenda, valkey: ValkeyServer) -> None:
+    await agenda.hasten()
+    with valkey.client() as client:
+        assert client.keys("*") == []
+
+
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(ages=st.lists(st.floats(0, 49 * 3600), min_size=1, max_size=5))
 async def test_whatever_is_due_is_later_due_again_or_gone(
@@ -261,6 +297,7 @@ async def test_without_redis_every_part_says_so(valkey_factory) -> None:
             agenda.take_due(),
             agenda.advance(turn),
             agenda.release(turn),
+            agenda.hasten(),
         ):
             with pytest.raises(StorageUnavailable):
                 await step

@@ -20,9 +20,11 @@ from gateway.errors import StorageUnavailable, UpstreamBudgetExhausted, Upstream
 from gateway.payments import reconcile
 from gateway.payments.agenda import KEY, LEASE_KEY, Agenda, Turn
 from gateway.payments.changes import Changes
+from gateway.payments.events import Events, PaymentEvent, Told
 from gateway.payments.reconcile import FURTHER_PAGES, PAGE, REMEMBERED_FOR, SETTLED_AFTER, TICK, Reconciliation
 from gateway.payments.session import CLOCK_TOLERANCE, Session, SessionStatus
 from gateway.payments.sessions import Sessions
+from gateway.payments.settlement import Settlement
 from gateway.quantapay.budget import Unmetered
 from gateway.quantapay.client import QuantaPay
 from gateway.quantapay.credentials import RotatingSecret
@@ -174,6 +176,9 @@ class Turns:
     async def release(self, _turn: Turn) -> None:
         self._do("release")
 
+    async def hasten(self) -> None:
+        self._do("hasten")
+
     async def remove(self, session: Session) -> None:
         self.removed.append(session.id)
         self._do("remove")
@@ -187,17 +192,22 @@ class Turns:
 class Bench:
     """Reconciliation over stand-ins."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: Events) -> None:
         self.upstream, self.kept, self.agenda, self.clock = Upstream(), Kept(), Turns(), HeldClock()
         self.metrics = Metrics()
         self.tolerance = Decimal(0)
         self.reconciliation = Reconciliation(
             quantapay=self.upstream,  # type: ignore[arg-type]
-            sessions=self.kept,  # type: ignore[arg-type]
             agenda=self.agenda,  # type: ignore[arg-type]
-            tolerance=lambda: self.tolerance,
+            settlement=Settlement(
+                sessions=self.kept,  # type: ignore[arg-type]
+                agenda=self.agenda,  # type: ignore[arg-type]
+                events=events,
+                tolerance=lambda: self.tolerance,
+                clock=self.clock,
+                metrics=self.metrics,
+            ),
             clock=self.clock,
-            metrics=self.metrics,
         )
 
     async def sweep(self, *rows: Transaction, later: timedelta = timedelta()) -> None:
@@ -215,8 +225,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Bench:
-    return Bench()
+def bench(heard) -> Bench:
+    return Bench(heard)
 
 
 async def test_a_payment_moves_its_session_which_then_leaves_the_agenda(bench: Bench) -> None:
@@ -265,7 +275,7 @@ async def test_the_tolerance_is_the_one_in_force(bench: Bench) -> None:
     await bench.sweep(payment(amount="49.00"))
     assert bench.status() is SessionStatus.NEEDS_REVIEW
     bench.tolerance = Decimal(5)
-    await bench.sweep(payment(amount="49.00"))
+    await bench.sweep(payment("2", amount="49.00"))
     assert bench.status() is SessionStatus.PAID
 
 
@@ -420,10 +430,11 @@ async def test_a_payment_that_says_nothing_new_is_not_looked_up_each_time(bench:
     assert bench.status() is SessionStatus.REFUNDED
 
 
-async def test_what_redis_lost_is_made_up_for_after_ten_minutes(bench: Bench) -> None:
+async def test_what_redis_lost_is_made_up_for_after_ten_minutes(bench: Bench, heard) -> None:
     bench.kept.put(session())
     await bench.sweep(payment(), later=SETTLED_AFTER)
     bench.kept.put(session())
+    heard.forget()
     await bench.sweep(payment(), later=timedelta(seconds=REMEMBERED_FOR))
     assert bench.status() is SessionStatus.PAID
 
@@ -461,12 +472,88 @@ async def test_a_payment_for_either_of_two_orders_moves_none_and_is_told_once(be
     assert "ORD-1" not in str(lines)
 
 
-async def test_a_payment_that_was_ambiguous_is_matched_when_it_no_longer_is(bench: Bench) -> None:
+async def test_a_payment_that_was_told_of_as_ambiguous_is_left_to_whoever_was_told(bench: Bench, heard) -> None:
     bench.kept.put(session("cs_1"), session("cs_2", price="59.99"))
     await bench.sweep(payment())
     del bench.kept.sessions["cs_2"]
     await bench.sweep(payment())
+    assert bench.status() is SessionStatus.OPEN
+    assert heard.said() == [("payment.unmatched", "ambiguous", "1")]
+
+
+async def test_what_is_found_is_told_as_confirmed_and_payments_of_others_are_not(bench: Bench, heard) -> None:
+    bench.kept.put(session())
+    others = [payment(str(n), order_id=order_id, status="X") for n, order_id in ((2, None), (3, ""), (4, "elsewhere"))]
+    for _ in range(2):
+        await bench.sweep(payment(), *others)
+    assert heard.said() == [("payment.completed", None, "1")]
+    assert heard.events[0].confirmed
+
+
+async def test_a_payment_that_cannot_be_told_of_is_told_in_the_next_turn(bench: Bench, heard) -> None:
+    bench.kept.put(session(), session("cs_2", order_id="ORD-2"))
+    tell, failing = heard.tell, True
+
+    async def fail(event: PaymentEvent) -> Told:
+        if failing and event.payment.id == "1":
+            raise StorageUnavailable
+        return await tell(event)
+
+    heard.tell = fail
+    rows = [payment("2", order_id="ORD-2"), payment("1")]
+    await bench.sweep(*rows, later=SETTLED_AFTER)
     assert bench.status() is SessionStatus.PAID
+    assert bench.agenda.removed == ["cs_2"]
+    assert "advance" not in bench.agenda.did
+    failing = False
+    await bench.sweep(*rows)
+    assert [payment_id for _, _, payment_id in heard.said()] == ["2", "1"]
+    assert bench.agenda.removed == ["cs_2", "cs_1"]
+
+
+# Webhooks that were refused while Redis was away.
+
+
+async def test_when_asked_it_has_all_sessions_due_once(bench: Bench) -> None:
+    bench.reconciliation.hasten()
+    bench.reconciliation.hasten()
+    await bench.sweep()
+    await bench.sweep()
+    assert bench.agenda.did == ["hasten", *["take", "advance", "release"] * 2]
+
+
+async def test_it_hastens_as_soon_as_redis_is_there(bench: Bench, heard) -> None:
+    bench.kept.put(session())
+    await bench.sweep(payment(), later=SETTLED_AFTER)
+    bench.kept.put(session())
+    heard.forget()
+    bench.agenda.did.clear()
+    bench.agenda.fails = {"hasten": StorageUnavailable()}
+    bench.reconciliation.hasten()
+    for _ in range(2):
+        await bench.sweep(payment())
+    assert bench.agenda.did == ["hasten", "hasten"]
+    bench.agenda.fails = {}
+    for _ in range(2):
+        await bench.sweep(payment())
+    assert bench.agenda.did[2:5] == ["hasten", "take", "remove"]
+    assert bench.agenda.did.count("hasten") == 3
+    assert bench.status() is SessionStatus.PAID, "what was remembered may be lost"
+
+
+async def test_a_webhook_that_is_refused_while_it_hastens_has_it_hasten_again(bench: Bench) -> None:
+    hasten = bench.agenda.hasten
+
+    async def refused_meanwhile() -> None:
+        bench.agenda.hasten = hasten  # type: ignore[method-assign]
+        bench.reconciliation.hasten()
+
+    bench.agenda.hasten = refused_meanwhile  # type: ignore[method-assign]
+    bench.reconciliation.hasten()
+    await bench.sweep()
+    assert "hasten" not in bench.agenda.did
+    await bench.sweep()
+    assert "hasten" in bench.agenda.did
 
 
 async def test_a_payment_made_before_its_sessions_is_for_none_and_not_ambiguous(bench: Bench) -> None:
@@ -529,7 +616,7 @@ class Http:
 
 
 @asynccontextmanager
-async def process(url: str, http: Http) -> AsyncIterator[tuple[Sessions, Reconciliation]]:
+async def process(url: str, http: Http, events: Events) -> AsyncIterator[tuple[Sessions, Reconciliation]]:
     """What one process has of all this."""
     clock, metrics = SystemClock(), Metrics()
     store = Store(Redis.from_url(url, socket_timeout=20), clock=clock, metrics=metrics, deadline=20)
@@ -551,11 +638,16 @@ async def process(url: str, http: Http) -> AsyncIterator[tuple[Sessions, Reconci
         sessions,
         Reconciliation(
             quantapay=quantapay,
-            sessions=sessions,
             agenda=agenda,
-            tolerance=lambda: Decimal(0),
+            settlement=Settlement(
+                sessions=sessions,
+                agenda=agenda,
+                events=events,
+                tolerance=lambda: Decimal(0),
+                clock=clock,
+                metrics=metrics,
+            ),
             clock=clock,
-            metrics=metrics,
         ),
     )
     await quantapay.close()
@@ -570,9 +662,11 @@ def let_pass(valkey: ValkeyServer) -> None:
         client.delete(LEASE_KEY)
 
 
-async def test_of_several_processes_one_call_finds_the_payment_and_then_there_are_none(valkey: ValkeyServer) -> None:
+async def test_of_several_processes_one_call_finds_the_payment_and_then_there_are_none(
+    valkey: ValkeyServer, heard
+) -> None:
     http = Http()
-    async with process(valkey.url, http) as (sessions, one), process(valkey.url, http) as (_, other):
+    async with process(valkey.url, http, heard) as (sessions, one), process(valkey.url, http, heard) as (_, other):
         now = datetime.now(UTC).replace(microsecond=0)
         made = session(made=now, order_id="caf\u00e9")
         look_alike = session("cs_2", made=now, order_id="cafe\u0301")
@@ -607,3 +701,26 @@ async def test_of_several_processes_one_call_finds_the_payment_and_then_there_ar
         assert len(http.forms) == 2, "no session is open any more"
         unchanged = await sessions.get(made.id)
         assert unchanged == replace(paid)
+
+
+async def test_a_payment_of_which_no_webhook_came_through_is_found_at_once_when_redis_is_back(
+    valkey: ValkeyServer, heard
+) -> None:
+    http = Http()
+    async with process(valkey.url, http, heard) as (sessions, reconciliation):
+        now = datetime.now(UTC).replace(microsecond=0)
+        made = session(made=now - timedelta(hours=20))
+        await sessions.create(made)
+        await sessions.publish(made)
+        http.rows = [{**LISTED, "external_reference": made.order_id, "creation_time": f"{now:%Y-%m-%d %H:%M:%S}"}]
+        await reconciliation.sweep()
+        assert http.forms == [], "not due for a while"
+        reconciliation.hasten()
+        await reconciliation.sweep()
+        found = await sessions.get(made.id)
+        assert found is not None
+        assert found.status is SessionStatus.PAID
+        assert heard.said() == [("payment.completed", None, "42")]
+        with valkey.client() as client:
+            assert client.zcard(KEY) == 0
+            assert client.pttl(LEASE_KEY) > 0, "turns stay apart"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.payments.session import CLOCK_TOLERANCE, Session, SessionStatus, match, settle
+from gateway.payments.session import CLOCK_TOLERANCE, Session, SessionStatus, match, question, settle
 from gateway.quantapay.models import Transaction
 
 MADE = datetime(2026, 4, 10, 9, tzinfo=UTC)
@@ -82,6 +82,18 @@ def test_a_session_only_moves_forward_and_each_version_is_one_change(payments) -
             )
         else:
             assert reached is before
+        before = reached
+
+
+@given(steps=st.lists(st.tuples(rows, st.booleans()), max_size=8))
+def test_doubts_never_end_a_session_nor_move_it_back(steps) -> None:
+    before = session()
+    for row, certain in steps:
+        reached = settle(before, row, tolerance_percent=Decimal(0)) if certain else question(before, row)
+        assert rank(reached) >= rank(before)
+        assert reached.version == before.version + (reached != before)
+        if not certain:
+            assert reached.status.is_final == before.status.is_final
         before = reached
 
 
@@ -220,6 +232,55 @@ def test_a_strangers_cent_that_is_given_back_does_not_close_the_order() -> None:
         reached = after(history, session())
         assert reached.status is SessionStatus.NEEDS_REVIEW
         assert after([payment(id="42")], reached).status is SessionStatus.PAID
+
+
+# Payments that nobody can be certain of.
+
+
+@pytest.mark.parametrize("status", ["completed", "underpaid", "refunded"])
+@pytest.mark.parametrize("before", [[], [payment("pending")], [payment("underpaid")]], ids=["new", "seen", "underpaid"])
+def test_a_doubt_has_an_unpaid_session_looked_at_by_a_person(before: list[Transaction], status: str) -> None:
+    reached = after(before, session())
+    doubted = question(reached, payment(status, id="66"))
+    assert (doubted.status, doubted.version) == (SessionStatus.NEEDS_REVIEW, reached.version + 1)
+    assert doubted.transaction == payment("unknown", id="66")
+    assert question(doubted, payment(status, id="67")) is doubted
+
+
+@pytest.mark.parametrize("status", ["pending", "unknown"])
+def test_a_doubt_about_a_payment_without_money_says_nothing(status: str) -> None:
+    only = session()
+    assert question(only, payment(status)) is only
+
+
+@pytest.mark.parametrize(
+    "history",
+    [[payment(currency="eur")], [payment()], [payment(), payment("refunded")]],
+    ids=["needs_review", "paid", "refunded"],
+)
+def test_a_doubt_leaves_alone_what_is_decided(history: list[Transaction]) -> None:
+    reached = after(history, session())
+    for row in (*history, payment(id="66")):
+        assert question(reached, row) is reached
+
+
+@pytest.mark.parametrize("certain", [payment(id="41"), payment(id="42")], ids=["the same", "another"])
+def test_after_a_doubt_a_certain_payment_counts_as_if_there_had_been_none(certain: Transaction) -> None:
+    doubted = question(session(), payment(id="41"))
+    assert after([certain], doubted) == replace(after([certain], session()), version=3)
+    too_little = replace(certain, fiat_amount=Decimal(1))
+    assert after([too_little], doubted) == replace(after([too_little], session()), version=3)
+
+
+def test_a_doubted_payment_owns_no_session() -> None:
+    early = session(price="1.00")
+    late = session(id="cs_2", created_at=MADE + timedelta(hours=1))
+    invented = payment(id="41", created_at=MADE)
+    assert match([late, early], invented) is early
+    early = question(early, invented)
+    genuine = payment(id="41", created_at=MADE + timedelta(hours=1))
+    assert match([late, early], genuine) is None, "ambiguous, as it would be without the doubt"
+    assert match([early], genuine) is early
 
 
 # Which session a payment is for.

@@ -57,6 +57,11 @@ class FaultyStore(Store):
         """Of the next commands, in order; later ones meet none."""
         self.late: list[Command] = []
 
+    @property
+    def deadline(self) -> float:
+        """What is waited by the time of the test; the machine may take longer."""
+        return DEADLINE
+
     async def write(self, script: Script, keys: Sequence[str], args: Sequence[str | int]) -> Any:
         fault = self.faults.pop(0) if self.faults else "none"
         if fault == "frozen":
