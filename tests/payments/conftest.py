@@ -32,6 +32,8 @@ class Heard:
 
     def __init__(self) -> None:
         self.events: list[PaymentEvent] = []
+        self.asked: list[str] = []
+        """The ids of the payments that were asked for."""
         self._ids: set[str] = set()
         self._contents: dict[tuple[str, str], str] = {}
 
@@ -45,6 +47,7 @@ class Heard:
         self._contents.clear()
 
     async def told(self, payment: Transaction) -> str | None:
+        self.asked.append(payment.id)
         await asyncio.sleep(0)
         return self._contents.get((payment.id, payment.status))
 

@@ -1,4 +1,4 @@
-"""Sessions as texts: what was written comes back, and nothing else is taken for a session."""
+"""Sessions and payments as texts: what was written comes back, and nothing else is taken for one."""
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.payments.codec import decode, encode
+from gateway.payments.codec import decode, decode_transaction, encode, encode_transaction
 from gateway.payments.session import Session, SessionStatus
 from gateway.quantapay.models import Transaction
 
@@ -97,6 +97,28 @@ def test_any_session_comes_back_digit_by_digit(session: Session) -> None:
     assert "\n" not in text
     assert decode(text) == session
     assert encode(decode(text)) == text  # which tells 1.0 from 1, where `==` does not
+
+
+def test_a_payment_alone_is_written_as_in_a_session() -> None:
+    text = '{"format":1,' + TEXT.partition('"transaction":{')[2][:-1]
+    assert encode_transaction(PAYMENT) == text
+    assert decode_transaction(text) == PAYMENT
+
+
+@given(payment=payments)
+def test_any_payment_comes_back_digit_by_digit(payment: Transaction) -> None:
+    text = encode_transaction(payment)
+    assert text.isascii()
+    assert decode_transaction(text) == payment
+    assert encode_transaction(decode_transaction(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "null", "{}", TEXT, '{"format":1}', '{"format":1,"id":"secret"}'])
+def test_nothing_else_is_taken_for_a_payment_or_repeated(text: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        decode_transaction(text)
+    assert "secret" not in str(refused.value)
+    assert refused.value.__context__ is None
 
 
 def test_any_mapping_can_be_metadata() -> None:
