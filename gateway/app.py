@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from decimal import Decimal
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -35,9 +34,7 @@ from gateway.lifecycle import Lifecycle
 from gateway.payments.agenda import Agenda
 from gateway.payments.changes import Changes
 from gateway.payments.checkout import Checkout
-from gateway.payments.reconcile import Reconciliation
 from gateway.payments.sessions import Sessions
-from gateway.payments.settlement import Settlement
 from gateway.payments.watch import Watches
 from gateway.quantapay.account import account_id, endpoint_id
 from gateway.quantapay.budget import SharedBudget
@@ -57,11 +54,7 @@ from gateway.store.orders import Orders, OrderSessions
 from gateway.store.redis import Store
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.status import Status
-from gateway.webhooks.confirmation import Confirmation
-from gateway.webhooks.inbox import Inbox
-from gateway.webhooks.intake import Intake
-from gateway.webhooks.outbox import Outbox
-from gateway.webhooks.receive import Receiver
+from gateway.webhooks.pipeline import Pipeline
 
 log = structlog.get_logger()
 
@@ -115,49 +108,34 @@ class Gateway:
         )
         self._changes = Changes(self.store)
         self._agenda = Agenda(self.store, clock=clock)
-        self._inbox = Inbox(self.store, on_refused=self._on_webhook_refused)
-        outbox = Outbox(
+        self._sessions = Sessions(self.store, changes=self._changes, agenda=self._agenda, metrics=self.metrics)
+        self._quantapay = self._connect_quantapay(transport or AiohttpTransport(), clock)
+        self._pipeline = Pipeline(
             self.store,
-            subscribers=lambda: self.config.current.subscribers,
-            wake=lambda _subscriber_id: None,
-            metrics=self.metrics,
-        )
-        self.services = self._services(transport or AiohttpTransport(), clock)
-        settlement = Settlement(
-            sessions=self.services.sessions,
+            quantapay=self._quantapay,
+            sessions=self._sessions,
             agenda=self._agenda,
-            events=outbox,
-            tolerance=self._tolerance,
+            keys=_webhook_keys(settings),
+            config=lambda: self.config.current,
             clock=clock,
             metrics=self.metrics,
         )
-        self._reconciliation = Reconciliation(
-            quantapay=self.services.quantapay,
-            agenda=self._agenda,
-            settlement=settlement,
-            clock=clock,
-        )
-        confirmation = Confirmation(self.services.quantapay, lambda: self.config.current.webhooks)
-        self._intake = Intake(self._inbox, confirmation, settlement, clock=clock)
+        self.services = self._services(clock)
         self._newest_in_force = True
         self._name_functions(self.config.current)
         self.metrics.name_reads(function.name for function in FUNCTIONS if function.repeatable)
 
-    def _services(self, transport: httpx.AsyncBaseTransport, clock: Clock) -> Services:
+    def _services(self, clock: Clock) -> Services:
         settings, store, metrics = self._settings, self.store, self.metrics
-        if settings.quantapay_api_key is None:
-            raise ValueError("a gateway needs QUANTAPAY_API_KEY")
-        quantapay = self._quantapay(transport, clock, settings.quantapay_api_key)
-        sessions = Sessions(store, changes=self._changes, agenda=self._agenda, metrics=metrics)
         hold = settings.quantapay_timeout + CLAIM_OUTLIVES_DEADLINE
         return Services(
-            account=account_id(settings.quantapay_url, settings.quantapay_api_key),
+            account=account_id(settings.quantapay_url, _api_key(settings)),
             cache=Cache(store, clock=clock, metrics=metrics, timeout=settings.quantapay_timeout),
             checkout=Checkout(
                 orders=Orders(store),
                 order_sessions=OrderSessions(store, clock=clock, hold=hold),
-                sessions=sessions,
-                quantapay=quantapay,
+                sessions=self._sessions,
+                quantapay=self._quantapay,
                 timeout=settings.quantapay_timeout,
                 clock=clock,
                 metrics=metrics,
@@ -170,27 +148,24 @@ class Gateway:
             limiter=RedisLimiter(store, LocalLimiter(clock, self._processes), metrics=metrics),
             origins=Origins(self.config.current.clients),
             public_url=settings.public_url or "",
-            quantapay=quantapay,
-            receiver=Receiver(_webhook_keys(settings), self._inbox, metrics=metrics),
-            sessions=sessions,
+            quantapay=self._quantapay,
+            receiver=self._pipeline.receiver,
+            sessions=self._sessions,
             slots=StreamSlots(store, clock=clock, share=self._processes, metrics=metrics),
             trusted_proxies=settings.trusted_proxies,
-            watches=Watches(sessions, self._changes, clock=clock),
+            watches=Watches(self._sessions, self._changes, clock=clock),
         )
-
-    def _tolerance(self) -> Decimal:
-        return self.config.current.payments.amount_tolerance_percent
 
     def _processes(self) -> int:
         return self._membership.processes
 
-    def _quantapay(self, transport: httpx.AsyncBaseTransport, clock: Clock, api_key: SecretStr) -> QuantaPay:
+    def _connect_quantapay(self, transport: httpx.AsyncBaseTransport, clock: Clock) -> QuantaPay:
         settings = self._settings
         signing = settings.quantapay_webhook_secret
         return QuantaPay(
             transport,
             url=settings.quantapay_url,
-            api_keys=RotatingSecret(api_key, settings.quantapay_api_key_next),
+            api_keys=RotatingSecret(_api_key(settings), settings.quantapay_api_key_next),
             signing_secrets=RotatingSecret(signing, settings.quantapay_webhook_secret_next) if signing else None,
             payment_urls=PaymentUrls(
                 settings.quantapay_payment_hosts,
@@ -250,7 +225,7 @@ class Gateway:
         """Start in the order of dependence; close in the reverse."""
         app.openapi()  # made now and kept, so that no request waits for it
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self.services.quantapay.close)
+            stack.push_async_callback(self._quantapay.close)
             await self.store.start()
             stack.push_async_callback(self.store.close)
             await self._membership.start()
@@ -261,10 +236,8 @@ class Gateway:
             await self.services.slots.start()
             stack.push_async_callback(self.services.slots.close)
             stack.push_async_callback(self.services.watches.close)
-            await self._reconciliation.start()
-            stack.push_async_callback(self._reconciliation.close)
-            await self._intake.start()
-            stack.push_async_callback(self._intake.close)
+            await self._pipeline.start()
+            stack.push_async_callback(self._pipeline.close)
             watching = asyncio.create_task(self.config.run())
             stack.callback(watching.cancel)
             self.services.lifecycle.started()
@@ -276,7 +249,7 @@ class Gateway:
 
     def status(self) -> Status:
         """Return what this process knows of itself."""
-        quantapay = self.services.quantapay
+        quantapay = self._quantapay
         return Status(
             phase=str(self.services.lifecycle.phase),
             store_up=self.store.up,
@@ -287,12 +260,13 @@ class Gateway:
             budget_limit=self._budget.state.limit,
             budget_remaining=self._budget.state.remaining,
             budget_shared=self._budget.state.store == "redis",
+            backlog={
+                subscriber: {"waiting": seen.waiting, "age_seconds": round(seen.age, 1), "dead_letters": seen.dead}
+                for subscriber, seen in self._pipeline.backlogs.items()
+            },
             breakers=dict(quantapay.breakers),
             last_upstream_outcomes=dict(quantapay.last_outcomes),
         )
-
-    def _on_webhook_refused(self) -> None:
-        self._reconciliation.hasten()
 
     def _on_reload(self, success: bool, faults: tuple[ConfigFault, ...]) -> None:
         self._newest_in_force = success
@@ -311,6 +285,12 @@ class Gateway:
 
     def _name_functions(self, config: Config) -> None:
         self.metrics.name_functions([*(function.name for function in FUNCTIONS), *config.functions.allow])
+
+
+def _api_key(settings: Settings) -> SecretStr:
+    if settings.quantapay_api_key is None:
+        raise ValueError("a gateway needs QUANTAPAY_API_KEY")
+    return settings.quantapay_api_key
 
 
 def _webhook_keys(settings: Settings) -> list[SecretStr]:

@@ -47,18 +47,25 @@ def simulator(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on, on loopback.")] = 8090,
     api_key: Annotated[str, typer.Option(help="The API key to accept.")] = "simulated-api-key",
     webhook_secret: Annotated[str, typer.Option(help="The webhook secret.")] = "simulated-webhook-secret",  # noqa: S107 - opens nothing real
+    webhook_url: Annotated[
+        str | None,
+        typer.Option(help="Where to tell of completed payments, such as http://127.0.0.1:8080/webhooks/quantapay."),
+    ] = None,
 ) -> None:
     """Run the QuantaPay simulator alone.
 
     \b
     Examples:
       quantapay-gateway simulator --port 8090
+      quantapay-gateway simulator --webhook-url http://127.0.0.1:8080/webhooks/quantapay
       curl -s http://127.0.0.1:8090/api.php -d function=get-balances -d api-key=simulated-api-key
     """
     from gateway.sandbox.simulator import SimulatorOptions, simulator_server  # noqa: PLC0415 - production never loads it
 
     try:
-        simulated = SimulatorOptions(api_key=SecretStr(api_key), webhook_secret=SecretStr(webhook_secret))
+        simulated = SimulatorOptions(
+            api_key=SecretStr(api_key), webhook_secret=SecretStr(webhook_secret), webhook_url=webhook_url
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 

@@ -28,6 +28,8 @@ class Status:
     """Whether the budget is counted over all replicas, or from a local share while the store is away."""
     breakers: dict[str, str]
     """Function → `closed`, `open` or `half-open`."""
+    backlog: dict[str, dict[str, float]]
+    """Subscriber → `waiting` and `dead_letters` (events), `age_seconds` (of the oldest that waits), as last seen."""
 
 
 def document(workers: Sequence[Status], *, expected: int, embedded_store: bool) -> dict[str, Any]:
@@ -61,6 +63,7 @@ def document(workers: Sequence[Status], *, expected: int, embedded_store: bool) 
             "remaining": min((worker.budget_remaining for worker in workers), default=0),
             "shared": bool(workers) and all(worker.budget_shared for worker in workers),
         },
+        "backlog": _worst_backlogs(workers),
         "clock_skew_seconds": max(skews, key=abs, default=None),
         "configuration": {
             "clients": max((worker.clients for worker in workers), default=0),
@@ -75,6 +78,16 @@ def _worst_breakers(workers: Sequence[Status]) -> dict[str, str]:
     for worker in workers:
         for function, state in worker.breakers.items():
             worst[function] = max(worst.get(function, "closed"), state, key=badness.index)
+    return dict(sorted(worst.items()))
+
+
+def _worst_backlogs(workers: Sequence[Status]) -> dict[str, dict[str, float]]:
+    """All workers look at the same queues, each at its own time."""
+    worst: dict[str, dict[str, float]] = {}
+    for worker in workers:
+        for subscriber, figures in worker.backlog.items():
+            seen = worst.setdefault(subscriber, dict(figures))
+            seen.update({name: max(seen.get(name, 0), figure) for name, figure in figures.items()})
     return dict(sorted(worst.items()))
 
 

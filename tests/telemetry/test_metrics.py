@@ -23,6 +23,7 @@ ONE = Status(
     budget_remaining=40,
     budget_shared=True,
     breakers={"connect": "closed", "get-balances": "half-open"},
+    backlog={"orders": {"waiting": 3, "age_seconds": 2.5, "dead_letters": 1}},
 )
 OTHER = Status(
     phase="draining",
@@ -36,6 +37,7 @@ OTHER = Status(
     budget_remaining=41,
     budget_shared=False,
     breakers={"connect": "closed", "get-balances": "open", "get-transactions": "closed"},
+    backlog={"orders": {"waiting": 4, "age_seconds": 1.5, "dead_letters": 1}, "crm": {"waiting": 0}},
 )
 
 
@@ -100,6 +102,10 @@ def test_workers_merge_to_the_worst_of_each():
     assert merged["upstream"]["last_outcomes"] == {"get-balances": "upstream-timeout", "get-transactions": "ok"}
     assert merged["breakers"] == {"connect": "closed", "get-balances": "open", "get-transactions": "closed"}
     assert merged["budget"] == {"limit": 45, "remaining": 40, "shared": False}
+    assert merged["backlog"] == {
+        "crm": {"waiting": 0},
+        "orders": {"waiting": 4, "age_seconds": 2.5, "dead_letters": 1},
+    }
     assert merged["clock_skew_seconds"] == 2.0
     assert merged["configuration"] == {"clients": 3, "newest_in_force": False}
 

@@ -45,7 +45,7 @@ async def simulator_server(
             create_simulator(options, clock or SystemClock()),
             http=_BreakableProtocol,
             ws="none",
-            lifespan="off",
+            lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,

@@ -1,6 +1,6 @@
 """What the simulated account remembers: checkout sessions and transactions.
 
-Nothing runs in the background: a payment settles, and a session pays itself, when somebody looks later.
+Nothing here runs in the background: a payment settles, and a session pays itself, when somebody looks later.
 """
 
 from collections import deque
@@ -70,12 +70,15 @@ class Ledger:
         self._sessions: dict[str, Session] = {}
         self._self_paying: deque[Session] = deque()
         self._transactions: dict[int, Transaction] = {}
+        self._watched: set[int] = set()
+        """Rows whose next settled status `take_settled` has still to return."""
 
     def clear(self) -> None:
         """Forget everything; ids start again."""
         self._sessions.clear()
         self._self_paying.clear()
         self._transactions.clear()
+        self._watched.clear()
 
     def open_session(self, order: Order) -> Session:
         """Make a session; like the real one's, it is no transaction yet (contract §6.1)."""
@@ -115,12 +118,16 @@ class Ledger:
         held = self._transactions.get(transaction_id)
         if held is None:
             return None
+        now = self._clock.time()
+        before = held.seen_at(now)
         if "status" in fields:
             base = held.row if fields["status"] == PENDING else {**held.row, **held.settled}
             held = replace(held, row=base, settles_at=None)
         changed = replace(held, row={**held.row, **fields, "id": str(held.id)})
         self._transactions[held.id] = changed
-        return changed.seen_at(self._clock.time())
+        if changed.seen_at(now)["status"] != before["status"]:
+            self._watched.add(held.id)
+        return changed.seen_at(now)
 
     def row(self, transaction_id: int) -> Row | None:
         """Return one row as it is now."""
@@ -133,6 +140,15 @@ class Ledger:
         self._pay_due_sessions()
         now = self._clock.time()
         return (held.seen_at(now) for held in reversed(self._transactions.values()))
+
+    def take_settled(self) -> list[Row]:
+        """Return the rows that are no longer pending, each once for every status that it gets, oldest first."""
+        self._pay_due_sessions()
+        now = self._clock.time()
+        seen = [(number, self._transactions[number].seen_at(now)) for number in sorted(self._watched)]
+        settled = {number: row for number, row in seen if row["status"] != PENDING}
+        self._watched -= settled.keys()
+        return list(settled.values())
 
     def _pay_due_sessions(self) -> None:
         """Pay the sessions whose time has come; all wait equally long, so the first opened is the first due."""
@@ -161,6 +177,7 @@ class Ledger:
         number = len(self._transactions) + 1
         added = Transaction(id=number, row={**row, "id": str(number)}, settled=settled or {}, settles_at=settles_at)
         self._transactions[number] = added
+        self._watched.add(number)
         return added.seen_at(self._clock.time())
 
     def _pending_row(self, order: Order, *, cryptocurrency: str, amount: Decimal, at: float) -> Row:

@@ -5,6 +5,7 @@ from gateway.sandbox.simulator.calls import CallLog, Throttle
 from gateway.sandbox.simulator.options import SimulatorOptions
 from gateway.sandbox.simulator.state import Ledger
 from gateway.sandbox.simulator.switchboard import Switchboard
+from gateway.sandbox.simulator.webhooks import Webhooks
 
 
 class World:
@@ -17,8 +18,9 @@ class World:
         self.calls = CallLog(options, clock)
         self.throttle = Throttle(options, clock)
         self.switchboard = Switchboard()
+        self.webhooks = Webhooks(self.ledger, options, clock)
 
     def reset(self) -> None:
         """Go back to the beginning."""
-        for part in (self.ledger, self.calls, self.throttle, self.switchboard):
+        for part in (self.ledger, self.calls, self.throttle, self.switchboard, self.webhooks):
             part.clear()

@@ -1,0 +1,160 @@
+"""The intake: payments leave the inbox one after the other, are confirmed, and are settled (interface §3.8).
+
+Every process takes from the same inbox. What a process was at when it was killed is due again when its lease ends;
+settling a payment again changes nothing.
+"""
+
+import asyncio
+import re
+from contextlib import suppress
+from typing import Protocol, assert_never
+
+import structlog
+
+from gateway.clock import Clock
+from gateway.errors import StorageUnavailable
+from gateway.payments.codec import decode_transaction
+from gateway.quantapay.models import Transaction
+from gateway.quantapay.urgency import Urgency
+from gateway.store.queue import Taken
+from gateway.tasks import end
+from gateway.telemetry.logs import frames_of
+from gateway.webhooks.confirmation import Accepted, Confirmation, Denied, Unknown
+from gateway.webhooks.inbox import Inbox
+
+log = structlog.get_logger()
+
+HANDFUL = 4
+"""Payments seen to at once by a process."""
+POLL = 1.0
+"""Seconds between two looks at an empty inbox, on average: other processes fill it too."""
+PAUSES = (5.0, 10.0, 20.0, 40.0, 60.0)
+"""Seconds until a payment is seen to again; the last is repeated."""
+DENIED_FOR = 600.0
+"""Seconds of such pauses for which a payment is held that QuantaPay does not know."""
+HELD_FOR = 48 * 3600.0
+"""Seconds after which a payment is held no longer, whatever the reason."""
+
+UNASKED = "QuantaPay was not asked"
+
+
+class Settles(Protocol):
+    """What `payments.settlement.Settlement` does."""
+
+    async def apply(
+        self, payment: Transaction, *, confirmed: bool, doubted: bool = False, tell_unmatched: bool
+    ) -> None:
+        """Do all that follows from a payment. Raises `StorageUnavailable`; doing it again is right then."""
+
+
+class Intake:
+    """A task that sees to the inbox."""
+
+    def __init__(self, inbox: Inbox, confirmation: Confirmation, settlement: Settles, *, clock: Clock) -> None:
+        self._inbox = inbox
+        self._queue = inbox.queue
+        self._confirmation = confirmation
+        self._settlement = settlement
+        self._clock = clock
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to take from the inbox."""
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Stop. What is under way is another process's when its lease ends."""
+        await end(self._task)
+        self._task = None
+
+    async def see_to_some(self) -> bool:
+        """See to a handful of payments that are due; tell whether there were any. Never raises."""
+        self._inbox.arrived.clear()
+        try:
+            taken = await self._queue.take(HANDFUL)
+        except StorageUnavailable:
+            return False
+        except Exception as error:  # whatever it is, the next look may go well
+            log.error("inbox not read", error=type(error).__name__, frames=frames_of(error))  # noqa: TRY400 - the text stays out
+            return False
+        await asyncio.gather(*map(self._see_to, taken))
+        return bool(taken)
+
+    async def _run(self) -> None:
+        while True:
+            if not await self.see_to_some():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(POLL * (0.5 + self._clock.random())):
+                        await self._inbox.arrived.wait()
+
+    async def _see_to(self, taken: Taken) -> None:
+        try:
+            await self._judge(taken, decode_transaction(taken.message))
+        except StorageUnavailable:
+            pass  # the lease ends by itself
+        except Exception as error:  # whatever it is, it must not hold up others
+            log.error("payment not judged", error=type(error).__name__, frames=frames_of(error))  # noqa: TRY400 - the text stays out
+            with suppress(StorageUnavailable):
+                if taken.age >= HELD_FOR:
+                    await self._queue.bury(taken, error=type(error).__name__)
+                else:
+                    await self._put_off(taken, type(error).__name__, pause=_pause(taken.attempts))
+
+    async def _judge(self, taken: Taken, payment: Transaction) -> None:
+        answer = await self._confirmation.check(payment, urgency=_urgency(taken))
+        match answer:
+            case Accepted():
+                await self._settlement.apply(answer.payment, confirmed=answer.confirmed, tell_unmatched=True)
+                await self._queue.finish(taken)
+            case Denied():
+                await self._hold_denied(taken, payment)
+            case Unknown():
+                await self._hold_unknown(taken, payment, answer)
+            case _:
+                assert_never(answer)
+
+    async def _hold_denied(self, taken: Taken, payment: Transaction) -> None:
+        """Wait for QuantaPay to know the payment; only pauses that follow a denial count, so no outage uses them up."""
+        denials = _denials(taken)
+        if denials == 0:
+            log.info("payment not confirmed yet", transaction_id=payment.id)
+        if sum(map(_pause, range(denials))) >= DENIED_FOR:
+            await self._give_up(taken, payment)
+        else:
+            await self._queue.retry(taken, after=_pause(denials), error=f"denied {denials + 1} times")
+
+    async def _hold_unknown(self, taken: Taken, payment: Transaction, answer: Unknown) -> None:
+        if taken.age >= HELD_FOR:
+            await self._give_up(taken, payment)
+            return
+        error = answer.cause if answer.asked or not _is_unasked(taken) else UNASKED
+        await self._put_off(taken, error, pause=_pause(taken.attempts - _denials(taken)))
+
+    async def _give_up(self, taken: Taken, payment: Transaction) -> None:
+        """Tell of a payment that nobody could confirm."""
+        await self._settlement.apply(payment, confirmed=False, doubted=True, tell_unmatched=True)
+        await self._queue.finish(taken)
+
+    async def _put_off(self, taken: Taken, error: str, *, pause: float) -> None:
+        """Have the payment be due again. What QuantaPay once said of it is not forgotten over other failures."""
+        await self._queue.retry(taken, after=pause, error=taken.error if _denials(taken) else error)
+
+
+def _is_unasked(taken: Taken) -> bool:
+    """Tell whether QuantaPay has not been asked for the payment yet."""
+    return taken.attempts == 0 or taken.error == UNASKED
+
+
+def _urgency(taken: Taken) -> Urgency:
+    """Return how urgent it is to ask. Whoever learns the webhook secret must not use up the budget of creates."""
+    return Urgency.URGENT if _is_unasked(taken) else Urgency.BACKGROUND
+
+
+def _pause(number: int) -> float:
+    return PAUSES[min(number, len(PAUSES) - 1)]
+
+
+def _denials(taken: Taken) -> int:
+    """Return how often QuantaPay did not know the payment."""
+    found = re.fullmatch("denied ([0-9]+) times", taken.error)
+    return int(found[1]) if found else 0

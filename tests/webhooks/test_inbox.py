@@ -1,0 +1,141 @@
+"""What a webhook tells lies in Redis before it is answered: once, in order, and not without bound."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.clock import SystemClock
+from gateway.errors import StorageUnavailable
+from gateway.payments.codec import decode_transaction
+from gateway.quantapay.models import Transaction
+from gateway.store.redis import Store
+from gateway.telemetry.metrics import Metrics
+from gateway.webhooks import inbox as module
+from gateway.webhooks.inbox import Inbox
+from tests.plugins.valkey import ValkeyServer
+
+PAYMENT = Transaction(
+    id="42",
+    quantapay_reference=None,
+    title=None,
+    description=None,
+    from_address=None,
+    to_address=None,
+    hash="0xcc",
+    amount=Decimal("0.0125"),
+    cryptocurrency="eth",
+    fiat_amount=Decimal("49.99"),
+    currency="usd",
+    order_id="ORD-1",
+    status="completed",
+    raw_status="C",
+    created_at=None,
+)
+
+
+@pytest.fixture(scope="module")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    server = ValkeyServer(tmp_path_factory.mktemp("valkey"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(_server: ValkeyServer) -> ValkeyServer:
+    """A Valkey that no gateway of the session uses: theirs would take what lies in the inbox."""
+    _server.flush()
+    return _server
+
+
+class Box(Inbox):
+    """An inbox that counts what it had to refuse."""
+
+    def __init__(self, url: str, *, patience: float = 20) -> None:
+        self.refused = 0
+        self.store = Store(
+            Redis.from_url(url, socket_timeout=patience), clock=SystemClock(), metrics=Metrics(), deadline=patience
+        )
+        super().__init__(self.store, on_refused=self._refuse)
+
+    def _refuse(self) -> None:
+        self.refused += 1
+
+
+@pytest.fixture
+async def inbox(server: ValkeyServer) -> AsyncIterator[Box]:
+    box = Box(server.url)
+    yield box
+    await box.store.close()
+
+
+async def taken(inbox: Inbox) -> list[Transaction]:
+    return [decode_transaction(taken.message) for taken in await inbox.queue.take(100)]
+
+
+async def test_a_payment_is_kept_as_it_is(inbox: Box) -> None:
+    await inbox.put(PAYMENT)
+    assert await taken(inbox) == [PAYMENT]
+    assert inbox.arrived.is_set()
+    assert inbox.refused == 0
+
+
+async def test_the_same_again_is_kept_once_however_often_it_comes(inbox: Box) -> None:
+    await asyncio.gather(*(inbox.put(replace(PAYMENT, title=f"{n}")) for n in range(300)))
+    assert (await inbox.queue.backlog()).waiting == 1
+    [first] = await inbox.queue.take(10)
+    await inbox.put(PAYMENT)
+    assert (await inbox.queue.backlog()).waiting == 1
+    await inbox.queue.finish(first)
+    await inbox.put(PAYMENT)
+    assert await taken(inbox) == [PAYMENT]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"id": "43"}, {"status": "refunded"}, {"fiat_amount": Decimal(1)}, {"order_id": "ORD-10"}, {"currency": "eur"}],
+    ids=str,
+)
+async def test_what_differs_is_kept_beside_it(inbox: Box, change: dict[str, object]) -> None:
+    await inbox.put(PAYMENT)
+    await inbox.put(replace(PAYMENT, **change))
+    assert (await inbox.queue.backlog()).waiting == 2
+
+
+async def test_of_one_payment_the_earlier_is_taken_first(inbox: Box) -> None:
+    refund = replace(PAYMENT, status="refunded", raw_status="R")
+    await inbox.put(PAYMENT)
+    await inbox.put(refund)
+    assert await taken(inbox) == [PAYMENT]
+
+
+async def test_texts_that_no_encoding_can_carry_are_kept(inbox: Box) -> None:
+    odd = replace(PAYMENT, id="\ud800", order_id="a\udfff", title="\0")
+    await inbox.put(odd)
+    assert await taken(inbox) == [odd]
+
+
+async def test_a_full_inbox_refuses_what_is_new(inbox: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST", 2)
+    for number in range(2):
+        await inbox.put(replace(PAYMENT, id=str(number)))
+    inbox.arrived.clear()
+    with pytest.raises(StorageUnavailable) as refused:
+        await inbox.put(PAYMENT)
+    assert (refused.value.retry_after or 0) > 0
+    assert (inbox.refused, inbox.arrived.is_set()) == (1, False)
+    assert (await inbox.queue.backlog()).waiting == 2
+
+
+async def test_without_redis_it_is_told_that_something_was_refused(valkey_factory) -> None:
+    server = valkey_factory()
+    inbox = Box(server.url, patience=0.1)
+    await inbox.store.start()
+    server.kill()
+    with pytest.raises(StorageUnavailable):
+        await inbox.put(PAYMENT)
+    assert (inbox.refused, inbox.arrived.is_set()) == (1, False)
+    await inbox.store.close()
