@@ -1,16 +1,18 @@
 """Every key in Redis is one that docs/redis.md tells of, ends by itself, and names nobody's data."""
 
+import base64
 import re
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
 
-from tests.plugins.gateway import MARKER, ORDERS_KEY, example_config, look_for_payments, quote, running
+from tests.plugins.gateway import MARKER, ORDERS_KEY, WEBHOOK_SECRET, example_config, look_for_payments, quote, running
 from tests.plugins.processes import until
 
 PAGE = (Path(__file__).parents[1] / "docs" / "redis.md").read_text(encoding="utf-8")
-LONGEST = 30 * 24 * 3600 * 1000
+LONGEST = 90 * 24 * 3600 * 1000
+HOOK_SECRET = "whsec_" + base64.b64encode(f"{MARKER}-the-secret-of-the-books".encode()).decode()
 SHAPES = {
     "<client>": "[a-z0-9-]+",
     "<sha256>": "[0-9a-f]{32}",
@@ -55,6 +57,8 @@ def test_every_key_is_documented_ends_by_itself_and_holds_no_secret(settings_of,
     server = valkey_factory()
     config = example_config()
     del config["cache"]
+    unheard = {"id": "books", "url": "http://127.0.0.1:9/hook", "secret": HOOK_SECRET}
+    config["subscribers"] = [unheard]
     with running(settings_of(config, redis_url=server.url)) as outside, ExitStack() as stack:
         outside.http.get("/balances")
         outside.http.get("/exchange-rates/btc?currency=usd")
@@ -71,6 +75,9 @@ def test_every_key_is_documented_ends_by_itself_and_holds_no_secret(settings_of,
         simulator.scenario("slow", seconds=0.5)
         simulator.scenario("throttled-429", function="get-credit-balance")
         outside.http.get("/credit-balance")
+        simulator.scenario("500-json", function="get-transaction")
+        webhook = {"key": WEBHOOK_SECRET, "transaction": {"id": "31337", "status": "C"}}
+        assert httpx.post(f"{outside.url}/webhooks/quantapay", json=webhook).status_code == 200
         with server.client() as redis:
             keys = {key.decode(): redis.pttl(key) for key in redis.scan_iter("*")}
             values = b"".join(redis.dump(key) for key in keys)
@@ -84,6 +91,6 @@ def test_every_key_is_documented_ends_by_itself_and_holds_no_secret(settings_of,
         assert len(matching) == 1, f"{key} is not in docs/redis.md"
         kinds.update(matching)
         assert "somebody" not in key
-    assert len(kinds) >= 16, "the test does not make most of the keys any more"
-    for secret in (MARKER, ORDERS_KEY, token):
+    assert len(kinds) >= 27, "the test does not make most of the keys any more"
+    for secret in (MARKER, ORDERS_KEY, HOOK_SECRET, token):
         assert secret.encode() not in values

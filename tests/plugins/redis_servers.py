@@ -43,7 +43,8 @@ LOGIN = "gateway:a%3Ab"
 """The user that every server has beside the default one, as in a URL."""
 PERMISSIONS = (
     "~qpg:* +evalsha +eval +get +set +del +type +pttl +pexpire"
-    " +zadd +zrem +zcard +zrange +zrangebyscore +zremrangebyscore +time +role +wait +select"
+    " +zadd +zrem +zcard +zscore +zrange +zrevrange +zrangebyscore +zremrangebyscore"
+    " +hget +hset +hsetnx +hdel +hlen +time +role +wait +select"
 )
 """All that the gateway may do on a server, as `ACL SETUSER` takes it; `select` only if the database is not 0."""
 CLUSTER_PERMISSIONS = "+cluster|slots +command +asking"
