@@ -62,7 +62,8 @@ class TransactionSummary(BaseModel):
 class _CommonSession(BaseModel):
     id: str = Field(examples=["cs_5f0c8b1d4e2a49769cde83b0a1f4d7e6"])
     status: SessionStatus = Field(
-        description="It moves only forward, in this order. `needs_review`: paid, with another amount or currency."
+        description="It moves only forward, in this order. `needs_review`: paid, with another amount or "
+        "currency, or not certainly."
     )
     payment_url: str = Field(description="QuantaPay's hosted page: send the customer there.")
     price: str = Field(examples=["49.99"])

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -10,6 +11,7 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from gateway.app import Gateway
+from gateway.config import Config, config_path, load_config
 from gateway.server import StartFailed
 from gateway.settings import ConfigFault, ConfigurationError, Settings, load_settings, read_variables
 from gateway.settings.load import SECRETS_DIRECTORY
@@ -18,10 +20,26 @@ from gateway.store.client import connect
 FAILED, MISUSED = 1, 2
 
 
-def settings_or_refuse() -> Settings:
-    """Return the settings of this process, or end with 2 and every fault of them."""
+def settings_or_refuse(*, asks_quantapay: bool = True) -> Settings:
+    """Return the settings of this process, or end with 2 and every fault of them.
+
+    A command that asks nothing of QuantaPay needs no key of it.
+    """
     try:
-        return load_settings()
+        return load_settings(mode="serve" if asks_quantapay else "sandbox")
+    except ConfigurationError as error:
+        refuse(error.faults)
+
+
+def config_or_refuse(settings: Settings, path: Path | None = None) -> Config:
+    """Return gateway.yaml, or what is at `path` instead; or end with 2 and every fault of it."""
+    try:
+        return load_config(
+            path or config_path(settings),
+            environ=read_variables(),
+            secrets_dir=SECRETS_DIRECTORY,
+            settings_secrets=settings.secrets(),
+        )
     except ConfigurationError as error:
         refuse(error.faults)
 

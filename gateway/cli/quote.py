@@ -8,13 +8,11 @@ import typer
 from pydantic import ValidationError
 
 from gateway.access.quotes import MOST_AGE, Quote, sign
-from gateway.cli.common import refuse
+from gateway.cli.common import config_or_refuse, settings_or_refuse
 from gateway.clock import SystemClock
-from gateway.config import Config, ConfigurationError, PublishableKeyClient, SecretKeyClient, config_path, load_config
+from gateway.config import Config, PublishableKeyClient, SecretKeyClient
 from gateway.http.problems import faults_of
 from gateway.routes.checkout_sessions.models import CheckoutSessionRequest
-from gateway.settings import load_settings, read_variables
-from gateway.settings.load import SECRETS_DIRECTORY
 
 
 def quote(
@@ -40,7 +38,7 @@ def quote(
         -H 'Origin: https://shop.example' -H 'Content-Type: application/json' \\
         -d "$(quantapay-gateway quote --client storefront …)"
     """
-    shop = _front_end(_load(config), client)
+    shop = _front_end(config_or_refuse(settings_or_refuse(asks_quantapay=False), config), client)
     _check(price, currency, order_id)
     order = Quote(shop.id, price, currency, order_id, int(SystemClock().time()))
     body = {
@@ -57,20 +55,6 @@ def quote(
         f"  Authorization: Bearer {shop.publishable_key[0]}\n  Origin: {shop.origins[0]}",
         err=True,
     )
-
-
-def _load(path: Path | None) -> Config:
-    """Return gateway.yaml, or end with 2 and every fault of it."""
-    try:
-        settings = load_settings(mode="sandbox")
-        return load_config(
-            path or config_path(settings),
-            environ=read_variables(),
-            secrets_dir=SECRETS_DIRECTORY,
-            settings_secrets=settings.secrets(),
-        )
-    except ConfigurationError as error:
-        refuse(error.faults)
 
 
 def _front_end(config: Config, client_id: str) -> PublishableKeyClient:

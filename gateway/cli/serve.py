@@ -13,13 +13,11 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
-from gateway.cli.common import MISUSED, fail, gateway_or_refuse, refuse, run, settings_or_refuse
+from gateway.cli.common import MISUSED, config_or_refuse, fail, gateway_or_refuse, run, settings_or_refuse
 from gateway.clock import SystemClock
-from gateway.config import config_path, load_config
 from gateway.process import run_alone, run_worker
 from gateway.server import bind
-from gateway.settings import ConfigurationError, Settings, read_variables
-from gateway.settings.load import SECRETS_DIRECTORY
+from gateway.settings import Settings
 from gateway.settings.model import EMBEDDED
 from gateway.store.embedded import EmbeddedValkey, EmbeddedValkeyError
 from gateway.supervisor import Supervisor, die_with
@@ -44,7 +42,7 @@ def serve() -> None:
             gateway = gateway_or_refuse(settings, url)
             run(run_alone(gateway, settings, public=public, ops=ops, clock=clock, embedded=embedded))
         else:
-            _check_file(settings)
+            config_or_refuse(settings)  # before anything starts
             supervisor = Supervisor(
                 count=settings.workers,
                 public=public,
@@ -75,18 +73,6 @@ def worker(
     gateway = gateway_or_refuse(settings, settings.redis_url)
     public = socket.socket(fileno=public_fd)
     run(run_worker(gateway, settings, public=public, control=listener, clock=SystemClock()))
-
-
-def _check_file(settings: Settings) -> None:
-    try:
-        load_config(
-            config_path(settings),
-            environ=read_variables(),
-            secrets_dir=SECRETS_DIRECTORY,
-            settings_secrets=settings.secrets(),
-        )
-    except ConfigurationError as error:
-        refuse(error.faults)
 
 
 @contextmanager

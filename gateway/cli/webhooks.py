@@ -12,12 +12,11 @@ from pydantic import SecretStr
 from rich.console import Console, ConsoleDimensions
 from rich.table import Table
 
-from gateway.cli.common import FAILED, fail, refuse, run
+from gateway.cli.common import FAILED, config_or_refuse, fail, refuse, run, settings_or_refuse
 from gateway.clock import SystemClock
-from gateway.config import Config, config_path, load_config
+from gateway.config import Config
 from gateway.errors import StorageUnavailable
-from gateway.settings import ConfigFault, ConfigurationError, Settings, load_settings, read_variables
-from gateway.settings.load import SECRETS_DIRECTORY
+from gateway.settings import ConfigFault, Settings
 from gateway.settings.model import EMBEDDED, REDIS_FORMS
 from gateway.store.client import connect
 from gateway.store.embedded import EmbeddedValkeyError, url_of_running
@@ -139,7 +138,8 @@ def _finish(found: dict[str, int], every: bool, what: str) -> None:
 
 def _with_dead_letters(subscriber: str | None, work: Callable[[DeadLetters], Coroutine[Any, Any, T]]) -> T:
     """Return what `work` returns; end with 2 for a bad configuration, with 1 if Redis cannot be used."""
-    settings, config = _configuration()
+    settings = settings_or_refuse(asks_quantapay=False)
+    config = config_or_refuse(settings)
     subscribers = _subscribers(config, subscriber)
     client = connect(_redis_url(settings))
     result: list[T] = []
@@ -157,20 +157,6 @@ def _with_dead_letters(subscriber: str | None, work: Callable[[DeadLetters], Cor
     if not result:
         raise typer.Abort
     return result[0]
-
-
-def _configuration() -> tuple[Settings, Config]:
-    try:
-        settings = load_settings(mode="sandbox")  # nothing is asked of QuantaPay here
-        config = load_config(
-            config_path(settings),
-            environ=read_variables(),
-            secrets_dir=SECRETS_DIRECTORY,
-            settings_secrets=settings.secrets(),
-        )
-    except ConfigurationError as error:
-        refuse(error.faults)
-    return settings, config
 
 
 def _subscribers(config: Config, wanted: str | None) -> list[str]:

@@ -49,8 +49,8 @@ class Services:
     watches: Watches
 
 
-def services(request: Request) -> Services:
-    """Return the services of the application that got the request."""
+async def services(request: Request) -> Services:
+    """Return the services of the application that got the request. FastAPI would hand a plain function to a thread."""
     found: Services = request.app.state.services
     return found
 

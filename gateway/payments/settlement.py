@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-import structlog
-
 from gateway.clock import Clock, utc
 from gateway.payments.agenda import Agenda
 from gateway.payments.events import Events, PaymentEvent, Told, content
@@ -23,10 +21,6 @@ from gateway.payments.session import Session, brings_money, match, question, set
 from gateway.payments.sessions import Sessions
 from gateway.quantapay.models import Transaction
 from gateway.telemetry.metrics import Metrics
-
-log = structlog.get_logger()
-
-_AS_EXPECTED = frozenset({"payment.completed", "payment.underpaid", "payment.refunded"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,28 +138,15 @@ class Settlement:
             occurred_at=utc(self._clock.time()),
         )
         told = await self._events.tell(event)
-        if told == "new":
-            self._note(event)
+        if told == "new" and event.type == "payment.unmatched":
+            name = "ambiguous" if event.reason == "ambiguous" else "unmatched"
+            self._metrics.checkout_sessions.labels(event=name).inc()
         return told
 
     async def _see_off(self, session: Session | None) -> None:
         """Take a session off the agenda if it is final."""
         if session is not None and session.status.is_final:
             await self._agenda.remove(session)
-
-    def _note(self, event: PaymentEvent) -> None:
-        """Count and log what somebody may have to look at."""
-        if event.type == "payment.unmatched":
-            name = "ambiguous" if event.reason == "ambiguous" else "unmatched"
-            self._metrics.checkout_sessions.labels(event=name).inc()
-        if event.type not in _AS_EXPECTED:
-            log.warning(
-                "a payment is not as it should be",
-                type=event.type,
-                reason=event.reason,
-                transaction_id=event.payment.id,
-                session_id=event.session.id if event.session is not None else None,
-            )
 
 
 def _why_unmatched(sessions: Sequence[Session], payment: Transaction) -> Unmatched:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from gateway.errors import (
@@ -48,12 +48,15 @@ class Received(BaseModel):
     received: Literal[True] = True
 
 
+_RECEIVED = Received().model_dump_json()
+
 BODIES: tuple[type[BaseModel], ...] = (QuantaPayWebhook,)
 
 
 @router.post(
     "/webhooks/quantapay",
     summary="Receive a webhook of QuantaPay",
+    response_model=Received,
     openapi_extra=describe(*BODIES),
     responses=responses(
         MalformedRequest,
@@ -68,7 +71,7 @@ BODIES: tuple[type[BaseModel], ...] = (QuantaPayWebhook,)
         WebhooksNotConfigured,
     ),
 )
-async def receive_quantapay_webhook(request: Request, services: ServicesDependency) -> Received:
+async def receive_quantapay_webhook(request: Request, services: ServicesDependency) -> Response:
     """Keep the payment that QuantaPay tells of, and answer at once; what comes of it is decided afterwards.
 
     For QuantaPay only, which proves itself by the `key` in the body. Nothing else of a webhook is believed: the payment
@@ -88,7 +91,7 @@ async def receive_quantapay_webhook(request: Request, services: ServicesDependen
     except GatewayError as error:
         receiver.count_refusal(error)
         raise
-    return Received()
+    return Response(_RECEIVED, media_type="application/json")
 
 
 def _require_allowed(request: Request, services: Services) -> None:

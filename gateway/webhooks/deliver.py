@@ -104,7 +104,7 @@ class Deliveries:
             self._leaving.append(lane)
         for subscriber in subscribers:
             if subscriber.id in self._lanes:
-                pass
+                self._lanes[subscriber.id].subscriber = subscriber
             else:
                 self._lanes[subscriber.id] = self._open(subscriber)
 

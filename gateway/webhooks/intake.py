@@ -7,6 +7,7 @@ settling a payment again changes nothing.
 import asyncio
 import re
 from contextlib import suppress
+from enum import Enum, auto
 from typing import Protocol, assert_never
 
 import structlog
@@ -38,6 +39,15 @@ HELD_FOR = 48 * 3600.0
 UNASKED = "QuantaPay was not asked"
 
 
+class Turn(Enum):
+    """What came of seeing to some payments."""
+
+    NOTHING_DUE = auto()
+    TAKEN = auto()
+    IN_VAIN = auto()
+    """QuantaPay or Redis is away, or our limits keep calls back. Others would fare no better just now."""
+
+
 class Settles(Protocol):
     """What `payments.settlement.Settlement` does."""
 
@@ -67,29 +77,36 @@ class Intake:
         await end(self._task)
         self._task = None
 
-    async def see_to_some(self) -> bool:
-        """See to a handful of payments that are due; tell whether there were any. Never raises."""
+    async def see_to_some(self) -> Turn:
+        """See to a handful of payments that are due. Never raises."""
         self._inbox.arrived.clear()
         try:
             taken = await self._queue.take(HANDFUL)
         except StorageUnavailable:
-            return False
+            return Turn.NOTHING_DUE
         except Exception as error:  # whatever it is, the next look may go well
             log.error("inbox not read", error=type(error).__name__, frames=frames_of(error))  # noqa: TRY400 - the text stays out
-            return False
-        await asyncio.gather(*map(self._see_to, taken))
-        return bool(taken)
+            return Turn.NOTHING_DUE
+        if not taken:
+            return Turn.NOTHING_DUE
+        answered = await asyncio.gather(*map(self._see_to, taken))
+        return Turn.TAKEN if any(answered) else Turn.IN_VAIN
 
     async def _run(self) -> None:
         while True:
-            if not await self.see_to_some():
+            turn = await self.see_to_some()
+            pause = POLL * (0.5 + self._clock.random())
+            if turn is Turn.NOTHING_DUE:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(POLL * (0.5 + self._clock.random())):
+                    async with asyncio.timeout(pause):
                         await self._inbox.arrived.wait()
+            elif turn is Turn.IN_VAIN:
+                await self._clock.sleep(pause)
 
-    async def _see_to(self, taken: Taken) -> None:
+    async def _see_to(self, taken: Taken) -> bool:
+        """Judge a payment; tell whether QuantaPay and Redis let it be judged."""
         try:
-            await self._judge(taken, decode_transaction(taken.message))
+            return await self._judge(taken, decode_transaction(taken.message))
         except StorageUnavailable:
             pass  # the lease ends by itself
         except Exception as error:  # whatever it is, it must not hold up others
@@ -99,8 +116,10 @@ class Intake:
                     await self._queue.bury(taken, error=type(error).__name__)
                 else:
                     await self._put_off(taken, type(error).__name__, pause=_pause(taken.attempts))
+        return False
 
-    async def _judge(self, taken: Taken, payment: Transaction) -> None:
+    async def _judge(self, taken: Taken, payment: Transaction) -> bool:
+        """Do what QuantaPay's answer asks for; tell whether there was one."""
         answer = await self._confirmation.check(payment, urgency=_urgency(taken))
         match answer:
             case Accepted():
@@ -112,6 +131,7 @@ class Intake:
                 await self._hold_unknown(taken, payment, answer)
             case _:
                 assert_never(answer)
+        return not isinstance(answer, Unknown)
 
     async def _hold_denied(self, taken: Taken, payment: Transaction) -> None:
         """Wait for QuantaPay to know the payment; only pauses that follow a denial count, so no outage uses them up."""

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
-from structlog.testing import capture_logs
 
 from gateway.clock import SystemClock
 from gateway.errors import StorageUnavailable
@@ -193,18 +192,11 @@ async def test_a_payment_is_told_of_in_each_status_once(shop: Shop, heard) -> No
     assert [event.session.status for event in heard.events] == ["underpaid", "paid", "refunded"]
 
 
-async def test_what_is_not_as_it_should_be_is_logged_and_counted_once(shop: Shop, heard) -> None:
+async def test_what_is_for_no_session_is_counted_once(shop: Shop, heard) -> None:
     await shop.open(session())
     rows = [payment("40", amount="1"), payment("41"), payment("42"), payment("43", order_id="elsewhere")]
-    with capture_logs() as lines:
-        for row in rows + rows:
-            await shop.push(row)
-    assert [(line["log_level"], line["type"], line["transaction_id"], line["session_id"]) for line in lines] == [
-        ("warning", "payment.mismatched", "40", "cs_1"),
-        ("warning", "payment.duplicate", "42", "cs_1"),
-        ("warning", "payment.unmatched", "43", None),
-    ]
-    assert "elsewhere" not in str(lines), "a reference is other people's data"
+    for row in rows + rows:
+        await shop.push(row)
     assert (shop.counted("unmatched"), shop.counted("ambiguous"), shop.counted("paid")) == (1, 0, 1)
 
 
@@ -294,14 +286,12 @@ async def test_a_reference_that_only_looks_alike_is_another(shop: Shop, heard, r
 @by_each_way
 async def test_a_payment_that_two_clients_can_claim_is_for_neither(shop: Shop, heard, learn: Callable) -> None:
     await shop.open(session("cs_1"), session("cs_2", client_id="other", price="5.00"))
-    with capture_logs() as lines:
-        await learn(shop, payment(status="pending"))
-        await learn(shop, payment())
-        await learn(shop, payment())
+    await learn(shop, payment(status="pending"))
+    await learn(shop, payment())
+    await learn(shop, payment())
     assert heard.said() == [("payment.unmatched", "ambiguous", "41")]
     assert (await shop.status("cs_1"), await shop.status("cs_2")) == ("open", "open")
     assert (shop.counted("ambiguous"), shop.counted("unmatched")) == (1, 0)
-    assert len(lines) == 1
 
 
 async def test_a_replay_tells_nothing_and_pays_no_later_session_of_the_order(shop: Shop, heard) -> None:

@@ -19,7 +19,7 @@ from gateway.store.redis import Store
 from gateway.telemetry.metrics import Metrics
 from gateway.webhooks.confirmation import Accepted, Answer, Denied, Unknown
 from gateway.webhooks.inbox import LEASE, Inbox
-from gateway.webhooks.intake import DENIED_FOR, HANDFUL, HELD_FOR, PAUSES, Intake
+from gateway.webhooks.intake import DENIED_FOR, HANDFUL, HELD_FOR, PAUSES, Intake, Turn
 from tests.plugins.valkey import ValkeyServer
 
 PAYMENT = Transaction(
@@ -131,7 +131,7 @@ class Bench:
         await self.store.run(change)
 
     async def see_to_all(self) -> None:
-        while await self.intake.see_to_some():
+        while await self.intake.see_to_some() is not Turn.NOTHING_DUE:
             pass
 
     async def waiting(self) -> int:
@@ -156,8 +156,8 @@ async def eventually(condition: Any) -> None:
 async def test_what_quantapay_says_is_settled_and_leaves_the_inbox(bench: Bench, confirmed: bool) -> None:
     bench.confirmed.answer = Accepted(READ_BACK, confirmed=confirmed)
     await bench.inbox.put(PAYMENT)
-    assert await bench.intake.see_to_some()
-    assert not await bench.intake.see_to_some()
+    assert await bench.intake.see_to_some() is Turn.TAKEN
+    assert await bench.intake.see_to_some() is Turn.NOTHING_DUE
     [(payment, how)] = bench.settled.applied
     assert payment.hash == "0xcc"
     assert how == {"confirmed": confirmed, "tell_unmatched": True}
@@ -169,7 +169,7 @@ async def test_a_denied_payment_is_held_ten_minutes_and_then_told_of_as_doubted(
     await bench.inbox.put(PAYMENT)
     pauses: list[float] = []
     while not bench.settled.applied:
-        assert await bench.intake.see_to_some()
+        assert await bench.intake.see_to_some() is Turn.TAKEN
         pauses += await bench.pauses()
         await bench.make_due()
         assert len(pauses) < MOST_PAUSES
@@ -318,6 +318,28 @@ async def test_what_another_process_puts_in_is_found_by_looking(bench: Bench, se
     await other.store.close()
 
 
+@pytest.mark.parametrize("answer", [DOWN, UNASKED, RuntimeError()], ids=repr)
+async def test_while_all_is_in_vain_it_takes_a_handful_at_a_time(bench: Bench, answer: Answer | Exception) -> None:
+    bench.confirmed.answer = answer
+    bench.clock.drawn = 1e6
+    for number in range(2 * HANDFUL):
+        await bench.inbox.put(replace(PAYMENT, id=str(number)))
+    await bench.intake.start()
+    await eventually(lambda: len(bench.confirmed.urgencies) == HANDFUL)
+    await bench.inbox.put(PAYMENT)
+    await asyncio.sleep(0.05)
+    assert len(bench.confirmed.urgencies) == HANDFUL
+
+
+async def test_what_is_in_vain_for_one_is_not_for_others(bench: Bench) -> None:
+    bench.confirmed.by_id["0"] = DOWN
+    bench.clock.drawn = 1e6
+    for number in range(2 * HANDFUL):
+        await bench.inbox.put(replace(PAYMENT, id=str(number)))
+    await bench.intake.start()
+    await eventually(lambda: len(bench.settled.applied) == 2 * HANDFUL - 1)
+
+
 async def test_it_goes_on_after_redis_was_away(valkey_factory) -> None:
     server = valkey_factory()
     bench = Bench(server.url, patience=0.1)
@@ -343,8 +365,8 @@ async def test_a_bug_in_looking_does_not_end_it(bench: Bench, monkeypatch: pytes
 
     with monkeypatch.context() as patched, capture_logs() as lines:
         patched.setattr(bench.inbox.queue, "take", fail)
-        assert not await bench.intake.see_to_some()
+        assert await bench.intake.see_to_some() is Turn.NOTHING_DUE
     assert [line["event"] for line in lines] == ["inbox not read"]
     assert "secret" not in repr(lines)
     await bench.inbox.put(PAYMENT)
-    assert await bench.intake.see_to_some()
+    assert await bench.intake.see_to_some() is Turn.TAKEN
