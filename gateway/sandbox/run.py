@@ -1,6 +1,7 @@
 """The sandbox: gateway, QuantaPay simulator, shop and Valkey on loopback, with keys and commands to paste."""
 
 import asyncio
+import base64
 import signal
 import socket
 import tempfile
@@ -19,7 +20,7 @@ from gateway.config.keys import new_publishable_key, new_secret_key, sha256_hex
 from gateway.process import run_alone
 from gateway.sandbox.simulator.options import SimulatorOptions
 from gateway.sandbox.simulator.serve import simulator_server
-from gateway.sandbox.storefront import StorefrontOptions, storefront_server
+from gateway.sandbox.storefront import HOOK, StorefrontOptions, storefront_server
 from gateway.sandbox.welcome import Welcome, greet
 from gateway.server import bind
 from gateway.settings import Settings
@@ -29,7 +30,7 @@ from gateway.telemetry import logs
 
 LOOPBACK = "127.0.0.1"
 _SHOP = "storefront"
-"""The shop's client id."""
+"""The shop's id, as a client and as a subscriber."""
 _PORTS_TO_TRY = 20
 
 
@@ -42,6 +43,7 @@ class _Secrets:
     orders_key: SecretStr
     publishable_key: str
     quote_secret: SecretStr
+    hook_secret: SecretStr
 
     @classmethod
     def fresh(cls, clock: Clock) -> "_Secrets":
@@ -51,6 +53,7 @@ class _Secrets:
             orders_key=new_secret_key(clock),
             publishable_key=new_publishable_key(clock),
             quote_secret=SecretStr(clock.token_hex(32)),
+            hook_secret=SecretStr("whsec_" + base64.b64encode(bytes.fromhex(clock.token_hex(32))).decode()),
         )
 
 
@@ -80,7 +83,11 @@ def run_sandbox(*, port: int, ops_port: int, simulator_port: int, storefront_por
 
 async def _run(home: Path, redis_url: str, sockets: _Sockets, clock: Clock) -> None:
     secrets = _Secrets.fresh(clock)
-    simulated = SimulatorOptions(api_key=secrets.api_key, webhook_secret=secrets.webhook_secret)
+    simulated = SimulatorOptions(
+        api_key=secrets.api_key,
+        webhook_secret=secrets.webhook_secret,
+        webhook_url=f"{_url(sockets.public)}/webhooks/quantapay",
+    )
     simulator_port = sockets.simulator.getsockname()[1]
     sockets.simulator.close()  # it was held so that nothing else took the port
     async with AsyncExitStack() as stack:
@@ -91,6 +98,7 @@ async def _run(home: Path, redis_url: str, sockets: _Sockets, clock: Clock) -> N
             client_id=_SHOP,
             publishable_key=secrets.publishable_key,
             quote_secret=secrets.quote_secret,
+            hook_secret=secrets.hook_secret,
         )
         await stack.enter_async_context(storefront_server(shop, sockets.storefront, clock))
         settings = Settings(
@@ -99,10 +107,11 @@ async def _run(home: Path, redis_url: str, sockets: _Sockets, clock: Clock) -> N
             quantapay_url=f"{simulator}/api.php",
             quantapay_payment_hosts=(LOOPBACK,),
             redis_url=SecretStr(redis_url),
-            config=_write_config(home, secrets, storefront_port=sockets.storefront.getsockname()[1]),
+            config=_write_config(home, secrets, storefront=_url(sockets.storefront)),
             drain_seconds=0,
         )
-        logs.configure(level="info", json=False, secrets=[*settings.secrets().values(), secrets.quote_secret])
+        own = [*settings.secrets().values(), secrets.quote_secret, secrets.hook_secret]
+        logs.configure(level="info", json=False, secrets=own)
         welcome = Welcome(
             gateway=_url(sockets.public),
             ops=_url(sockets.ops),
@@ -123,23 +132,29 @@ async def _run(home: Path, redis_url: str, sockets: _Sockets, clock: Clock) -> N
         )
 
 
-def _write_config(home: Path, secrets: _Secrets, *, storefront_port: int) -> Path:
+def _write_config(home: Path, secrets: _Secrets, *, storefront: str) -> Path:
     path = home / "gateway.yaml"
     orders = {
         "id": "orders",
         "key_sha256": sha256_hex(secrets.orders_key.get_secret_value()),
         "scopes": [str(scope) for scope in Scope],
     }
-    storefront = {
+    shop = {
         "id": _SHOP,
         "publishable_key": secrets.publishable_key,
-        "origins": [f"http://{host}:{storefront_port}" for host in (LOOPBACK, "localhost")],
+        "origins": [storefront, storefront.replace(LOOPBACK, "localhost")],
         "quote_secret": secrets.quote_secret.get_secret_value(),
         "scopes": ["rates:read", "checkout-sessions:write"],
         "currencies": ["usd", "eur"],
     }
+    told = {
+        "id": _SHOP,
+        "url": f"{storefront}{HOOK}",
+        "secret": secrets.hook_secret.get_secret_value(),
+    }
     document = {
-        "clients": [orders, storefront],
+        "clients": [orders, shop],
+        "subscribers": [told],
         "functions": {"allow": ["get-fiat-value", "check-transactions"]},
     }
     path.touch(mode=0o600)

@@ -32,6 +32,7 @@ def commands(welcome: Welcome) -> list[tuple[str, str]]:
     json_body = "-H 'Content-Type: application/json'"
     create = f"{curl} {api}/checkout-sessions {auth} {json_body}"
     shop = f'-H "Authorization: Bearer {welcome.publishable_key}" -H "Origin: {welcome.storefront}"'
+    buy = f"curl -s -X POST {welcome.storefront}/quote | {curl} {api}/checkout-sessions {shop} {json_body} -d @-"
     page = """sed 's/.*"payment_url":"\\([^"]*\\)".*/\\1/'"""
     return [
         ("What the merchant holds", f"{curl} {api}/balances {auth}"),
@@ -42,9 +43,11 @@ def commands(welcome: Welcome) -> list[tuple[str, str]]:
             f"curl -s -o /dev/null -d action=pay \"$({create} -d '{_order('ORD-2')}' | {page})\"",
         ),
         ("See it: pending, and completed a few seconds later", f"{curl} '{api}/transactions?search=ORD-2' {auth}"),
+        ("What a browser may do: only what the shop's server signed a quote for", buy),
+        ("Pay for another order of the shop", f'curl -s -o /dev/null -d action=pay "$({buy} | {page})"'),
         (
-            "What a browser may do: only what the shop's server signed a quote for",
-            f"curl -s -X POST {welcome.storefront}/quote | {curl} {api}/checkout-sessions {shop} {json_body} -d @-",
+            "See its orders: QuantaPay tells the gateway, the gateway tells the shop, a few seconds later",
+            f"{curl} {welcome.storefront}/orders",
         ),
         ("A price that is none", f"{create} -d '{_order('ORD-3', price='1e3')}'"),
         ("What operators see", f"curl -s {welcome.ops}/metrics | grep ^quantapay_requests_total | grep -v ' 0.0'"),

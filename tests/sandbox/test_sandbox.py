@@ -77,18 +77,26 @@ def paste(command: str) -> str:
 
 
 def test_every_printed_line_works_when_pasted(lasting):
-    balances, rate, create, pay, see, quoted, refused, metrics = lasting.commands()
+    balances, rate, create, pay, see, quoted, buy, orders, refused, metrics = lasting.commands()
     until(lambda: paste(balances), "the gateway answers")
     assert [row["cryptocurrency"] for row in json.loads(paste(balances))["balances"]] == ["btc", "eth", "usdt"]
     assert json.loads(paste(rate))["currency"] == "eur"
     assert json.loads(paste(create))["status"] == "open"
     paste(pay)
     assert json.loads(paste(see))["transactions"][0]["status"] == "pending"
+    assert json.loads(paste(quoted))["client_token"].startswith("cst_")
+    paste(buy)
+    assert [order["status"] for order in json.loads(paste(orders))["orders"]] == ["open", "open"]
     # As a person would, or the budget of calls to QuantaPay is soon spent.
     until(lambda: json.loads(paste(see))["transactions"][0]["status"] == "completed", "the payment is paid", every=0.5)
-    assert json.loads(paste(quoted))["client_token"].startswith("cst_")
+    until(lambda: '"paid"' in paste(orders), "the shop is told that its order is paid", every=0.5)
+    simulator = f"http://127.0.0.1:{lasting.simulator_port}/simulator"
+    sent = httpx.get(f"{simulator}/webhooks").json()["webhooks"]
+    assert [(item["transaction"]["id"], item["status"]) for item in sent] == [("1", 200), ("2", 200)]
+    assert "get-transaction" in [call["function"] for call in httpx.get(f"{simulator}/calls").json()["calls"]]
+    assert "the shop was told of its order" in lasting.text()
     assert json.loads(paste(refused))["errors"][0]["pointer"] == "#/price"
-    assert 'function="create-checkout-session",outcome="ok"} 3.0' in paste(metrics)
+    assert 'function="create-checkout-session",outcome="ok"} 4.0' in paste(metrics)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

@@ -1,8 +1,9 @@
-"""The storefront as an ASGI application: one page, `POST /quote`, and QR codes."""
+"""The storefront as an ASGI application: one page, quotes for it, QR codes, and what the gateway tells the shop."""
 
 import html
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from importlib.resources import files
 from string import Template
@@ -16,6 +17,7 @@ from starlette.routing import Route
 
 from gateway.clock import Clock
 from gateway.sandbox.storefront.headers import FixedHeaders, headers_of
+from gateway.sandbox.storefront.hooks import PATH, Hooks
 from gateway.sandbox.storefront.options import StorefrontOptions
 from gateway.sandbox.storefront.qr import LONGEST, qr_svg
 from gateway.sandbox.storefront.shop import LAMP, Shop
@@ -54,6 +56,8 @@ def create_storefront(options: StorefrontOptions, clock: Clock) -> Starlette:
             Route("/", routes.page, methods=["GET"]),
             Route("/settings.js", routes.settings, methods=["GET"]),
             Route("/quote", routes.quote, methods=["POST"]),
+            Route("/orders", routes.orders, methods=["GET"]),
+            Route(PATH, routes.hook, methods=["POST"]),
             Route("/qr.svg", routes.qr, methods=["GET"]),
             Route("/{name}", routes.file, methods=["GET"]),
         ],
@@ -65,6 +69,7 @@ class _Routes:
     def __init__(self, options: StorefrontOptions, shop: Shop) -> None:
         self._options = options
         self._shop = shop
+        self._hooks = None if options.hook_secret is None else Hooks(shop, options.hook_secret)
 
     async def page(self, _request: Request) -> Response:
         """Show the lamp."""
@@ -88,6 +93,16 @@ class _Routes:
             return JSONResponse({"error": "the body is nothing, or an order_id"}, status_code=400)
         quote = self._shop.quote(asked.order_id or self._shop.open_order())
         return JSONResponse({"error": "no such order"}, status_code=404) if quote is None else JSONResponse(quote)
+
+    async def orders(self, _request: Request) -> Response:
+        """Show the orders. A real shop shows them to its own people."""
+        return JSONResponse({"orders": [asdict(order) for order in self._shop.orders()]})
+
+    async def hook(self, request: Request) -> Response:
+        """Take an event of the gateway: 204, or 401 for one that is not signed as it should be."""
+        if self._hooks is not None and self._hooks.take(await request.body(), request.headers):
+            return Response(status_code=204)
+        return JSONResponse({"error": "no right signature"}, status_code=401)
 
     async def qr(self, request: Request) -> Response:
         """Draw the address of a payment page, and of nothing else."""

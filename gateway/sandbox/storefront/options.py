@@ -18,3 +18,5 @@ class StorefrontOptions:
     """Stands in the page, for everybody to read."""
     quote_secret: SecretStr
     """Stays in the shop's server."""
+    hook_secret: SecretStr | None = None
+    """Signs the gateway's events to the shop (`whsec_…`); None: the shop is told of none."""
