@@ -26,7 +26,7 @@ from tests.plugins.processes import GatewayProcess, free_port
 
 WEBHOOKS = 10_000
 A_SECOND = 500
-CONNECTIONS = 64
+CONNECTIONS = 16
 WORKERS = 2
 MESSAGES = "qpg:{events}:inbox:messages"
 

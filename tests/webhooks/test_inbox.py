@@ -139,3 +139,22 @@ async def test_without_redis_it_is_told_that_something_was_refused(valkey_factor
         await inbox.put(PAYMENT)
     assert (inbox.refused, inbox.arrived.is_set()) == (1, False)
     await inbox.store.close()
+
+
+async def test_of_a_burst_only_a_few_are_under_way_at_once(inbox: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else their own number would make them outlast the deadline of Redis."""
+    write, under_way, most = inbox.store.write, 0, 0
+
+    async def watched(*args):
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            return await write(*args)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(inbox.store, "write", watched)
+    await asyncio.gather(*(inbox.put(replace(PAYMENT, id=str(number))) for number in range(100)))
+    assert 1 < most <= module.AT_ONCE
+    assert (await inbox.queue.backlog()).waiting == 100
