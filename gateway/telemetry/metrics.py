@@ -32,7 +32,7 @@ WEBHOOK_OUTCOMES = (
     "not-configured",
     "unavailable",
 )
-"""What became of a webhook of QuantaPay's. Ignored: it tells of a status that says nothing of money."""
+"""What became of a webhook. Ignored: it tells of a status that says nothing of money."""
 DELIVERY_OUTCOMES = ("delivered", "refused", "timeout", "unreachable", "forbidden", "dead")
 """What became of an attempt to deliver an event, and `dead`: it was the last, and the event was given up. Refused: any
 answer but 2xx. Forbidden: the subscriber's name led to an address that nothing may be sent to."""
@@ -40,6 +40,8 @@ BREAKER_STATES = ("closed", "open", "half-open")
 
 MOST_CLIENTS = 500
 """Clients beyond this many share the label `other`."""
+MOST_COINS = 50
+"""Balances of coins beyond this many are not shown."""
 
 
 class Metrics:
@@ -67,6 +69,9 @@ class Metrics:
             "Requests being answered now.",
             multiprocess_mode="livesum",
             registry=self.registry,
+        )
+        self.problems = Counter(
+            "gateway_problems", "Answers that are problems, by code.", ["code"], registry=self.registry
         )
         self.client_requests = Counter(
             "gateway_client_requests",
@@ -128,6 +133,34 @@ class Metrics:
             "Processes in which the breaker of a function is in a state: closed, open or half-open.",
             ["function", "state"],
             multiprocess_mode="livesum",
+            registry=self.registry,
+        )
+        self.balance = Gauge(
+            "quantapay_balance",
+            f"Coins that the merchant holds, as last fetched for a caller: a float, of at most {MOST_COINS} coins.",
+            ["cryptocurrency"],
+            multiprocess_mode="mostrecent",
+            registry=self.registry,
+        )
+        self.balance_fiat = Gauge(
+            "quantapay_balance_fiat",
+            "Their value in the account's currency, by QuantaPay; `unknown` where it does not say the currency.",
+            ["cryptocurrency", "currency"],
+            multiprocess_mode="mostrecent",
+            registry=self.registry,
+        )
+        self.credit_balance = Gauge(
+            "quantapay_credit_balance",
+            "Credits left for QuantaPay's fee, as last fetched for a caller: a float.",
+            ["currency"],
+            multiprocess_mode="mostrecent",
+            registry=self.registry,
+        )
+        self.balance_timestamp = Gauge(
+            "quantapay_balance_timestamp_seconds",
+            "Unix time of the last fetch; of several replicas the one with the latest shows what is so now.",
+            ["function"],
+            multiprocess_mode="mostrecent",
             registry=self.registry,
         )
         self.checkout_sessions = Counter(
@@ -220,6 +253,8 @@ class Metrics:
         self.config_last_reload_successful.set(1)
         for result in ("success", "failure"):
             self.config_reloads.labels(result=result)
+        for error in problem_types():
+            self.problems.labels(code=error.code)
         for limit in ("client", "ip"):
             for decision in ("allowed", "refused"):
                 for store in ("redis", "local"):

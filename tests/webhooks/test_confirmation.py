@@ -115,6 +115,11 @@ async def test_other_content_is_denied(change: dict[str, object]) -> None:
     assert await check(replace(PAYMENT, **change)) == Denied()
 
 
+@pytest.mark.parametrize("name", ["amount", "cryptocurrency", "fiat_amount", "currency", "order_id"])
+async def test_what_a_webhook_leaves_out_is_not_contradicted(name: str) -> None:
+    assert await check(PAYMENT, replace(PAYMENT, **{name: None})) == Accepted(PAYMENT, confirmed=True)
+
+
 async def test_an_unknown_payment_is_denied() -> None:
     assert await check(None) == Denied()
 
