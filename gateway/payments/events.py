@@ -48,7 +48,7 @@ class PaymentEvent:
         """
         parts = [self.payment.id, self.type]
         if self.reason in {"not-confirmed", "conflict"}:
-            parts += [self.reason, content(self.payment)]
+            parts += [self.reason, self.payment.status, content(self.payment)]
         return f"msg_{_digest(*parts)}"
 
 

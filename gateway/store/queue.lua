@@ -1,10 +1,11 @@
 -- Durable queues: what is taken from one comes back by itself, unless it is finished in time. Each verb is one step.
 --
 -- KEYS  six a queue, all in one hash slot:
---         due       a sorted set: the waiting messages' ids, scored by when each may be taken next
---         since     a sorted set: the same ids, scored by when each was put
+--         due       a sorted set: ids of waiting messages, scored by when each may be taken next
+--         since     a sorted set: ids of all waiting messages, scored by when each was put
 --         messages  a hash: id → what was put, as it was
---         state     a hash: id → JSON: attempts, group, after (the one before it in its group), error
+--         state     a hash: id → JSON: attempts, group, error, next (the one of its group that waits for it), overtaken
+--                   (whether those of its group may go before it)
 --         newest    a hash: group → the id that was put last
 --         dead      a sorted set: ids that are tried no more, scored by when they were given up
 --       `put` takes any number of queues, and after them, if there is one, a hash that knows what was put before.
@@ -14,7 +15,8 @@
 --                              With a subject, only if that hash does not know it. Returns what it says in `PUT`.
 --                              It always writes: a `WAIT` behind it covers what an earlier, unconfirmed put wrote.
 --   take    most, lease        Take messages that are due. Those not finished within the lease are due again. Of a
---                              group, one that was put later waits while the one before it is in its first attempts.
+--                              group, one that was put later is not due while the one before it is in its first
+--                              attempts, and not put off for long.
 --   finish  id                 Remove a message.
 --   retry   id, lease, delay, error
 --                              Have a message that is still ours be due later. Returns whether it was.
@@ -30,8 +32,7 @@ local DUE, SINCE, MESSAGES, STATE, NEWEST, DEAD = 1, 2, 3, 4, 5, 6
 local WIDTH = 6
 
 local IN_ORDER = 3       -- attempts for which the next of a group waits
-local LOOK_AGAIN = 1000  -- until it is seen whether the one before it is gone
-local PASSED_OVER = 100  -- of these, at most, in one step
+local IN_ORDER_FOR = 60000  -- of a pause between two attempts, the longest for which it does
 local FORGOTTEN = 100    -- dead messages, at most, in one step
 local LIVES = 90 * 24 * 3600000  -- a dead message; and all keys, from the last time that something was put or given up
 
@@ -59,8 +60,18 @@ local function set_state(q, id, state)
   redis.call("HSET", q[STATE], id, cjson.encode(state))
 end
 
+-- Have the next of the group be due, if it waits for this one.
+local function let_next_go(q, state)
+  if state.next then
+    redis.call("ZADD", q[DUE], whole(now), state.next)
+    state.next = nil
+  end
+end
+
 local function forget(q, id)
-  local group = state_of(q, id).group
+  local state = state_of(q, id)
+  local group = state.group
+  let_next_go(q, state)
   if group and redis.call("HGET", q[NEWEST], group) == id then
     redis.call("HDEL", q[NEWEST], group)
   end
@@ -77,27 +88,50 @@ local function keep(keys)
   end
 end
 
-local function put(q, id, message, group)
-  if redis.call("HSETNX", q[MESSAGES], id, message) == 0 then
-    keep(q)
-    return PUT.there
-  end
-  local state = {attempts = 0}
-  if group ~= "" then
-    state.group = group
-    state.after = redis.call("HGET", q[NEWEST], group) or nil
-    redis.call("HSET", q[NEWEST], group, id)
-  end
-  set_state(q, id, state)
+local function make_due(q, id)
   redis.call("ZADD", q[DUE], whole(now), id)
   redis.call("ZADD", q[SINCE], whole(now), id)
-  keep(q)
-  return PUT.put
 end
 
-local function is_waiting_for_another(q, state)
-  local before = state.after
-  return before and redis.call("ZSCORE", q[DUE], before) and state_of(q, before).attempts < IN_ORDER
+local function revive(q, id)
+  redis.call("ZREM", q[DEAD], id)
+  set_state(q, id, {attempts = 0, group = state_of(q, id).group})
+  make_due(q, id)
+end
+
+-- Return what there is of the message before in a group, if the next has to wait for it.
+local function one_before(q, group)
+  local id = redis.call("HGET", q[NEWEST], group)
+  if id and redis.call("ZSCORE", q[SINCE], id) then
+    local state = state_of(q, id)
+    if not state.overtaken then
+      return id, state
+    end
+  end
+end
+
+local function put(q, id, message, group)
+  if redis.call("HSETNX", q[MESSAGES], id, message) == 0 then
+    local is_dead = redis.call("ZSCORE", q[DEAD], id)
+    if is_dead then
+      revive(q, id)
+    end
+    keep(q)
+    return is_dead and PUT.put or PUT.there
+  end
+  set_state(q, id, {attempts = 0, group = group ~= "" and group or nil})
+  make_due(q, id)
+  if group ~= "" then
+    local before, state = one_before(q, group)
+    if before then
+      redis.call("ZREM", q[DUE], id)
+      state.next = id
+      set_state(q, before, state)
+    end
+    redis.call("HSET", q[NEWEST], group, id)
+  end
+  keep(q)
+  return PUT.put
 end
 
 local function is_ours(q, id, lease)
@@ -105,10 +139,14 @@ local function is_ours(q, id, lease)
   return due and tonumber(due) == tonumber(lease)
 end
 
-local function note_attempt(q, id, error)
+local function note_attempt(q, id, error, may_be_overtaken)
   local state = state_of(q, id)
   state.attempts = state.attempts + 1
   state.error = error
+  if may_be_overtaken or state.attempts >= IN_ORDER then
+    state.overtaken = true
+    let_next_go(q, state)
+  end
   set_state(q, id, state)
 end
 
@@ -151,18 +189,11 @@ local q = queue(1)
 if verb == "take" then
   local most, lease = tonumber(ARGV[2]), now + ARGV[3]
   local taken = {}
-  for _, id in ipairs(redis.call("ZRANGEBYSCORE", q[DUE], "-inf", whole(now), "LIMIT", 0, most + PASSED_OVER)) do
-    local state = state_of(q, id)
-    if #taken == most then
-      break
-    elseif is_waiting_for_another(q, state) then
-      redis.call("ZADD", q[DUE], whole(now + LOOK_AGAIN), id)
-    else
-      redis.call("ZADD", q[DUE], whole(lease), id)
-      local since = tonumber(redis.call("ZSCORE", q[SINCE], id))
-      local message = redis.call("HGET", q[MESSAGES], id)
-      table.insert(taken, {id, message, state.attempts, since, lease, state.error or ""})
-    end
+  for _, id in ipairs(redis.call("ZRANGEBYSCORE", q[DUE], "-inf", whole(now), "LIMIT", 0, most)) do
+    redis.call("ZADD", q[DUE], whole(lease), id)
+    local since = tonumber(redis.call("ZSCORE", q[SINCE], id))
+    local message, state = redis.call("HGET", q[MESSAGES], id), state_of(q, id)
+    table.insert(taken, {id, message, state.attempts, since, lease, state.error or ""})
   end
   return {now, taken}
 end
@@ -177,7 +208,7 @@ if verb == "retry" then
   if not is_ours(q, id, lease) then
     return 0
   end
-  note_attempt(q, id, error)
+  note_attempt(q, id, error, tonumber(delay) > IN_ORDER_FOR)
   redis.call("ZADD", q[DUE], whole(now + delay), id)
   return 1
 end
@@ -187,7 +218,7 @@ if verb == "bury" then
   if not is_ours(q, id, lease) then
     return 0
   end
-  note_attempt(q, id, error)
+  note_attempt(q, id, error, true)
   redis.call("ZREM", q[DUE], id)
   redis.call("ZREM", q[SINCE], id)
   redis.call("ZADD", q[DEAD], whole(now), id)
@@ -200,7 +231,7 @@ end
 
 if verb == "count" then
   local oldest = redis.call("ZRANGE", q[SINCE], 0, 0, "WITHSCORES")
-  return {redis.call("ZCARD", q[DUE]), tonumber(oldest[2] or 0), redis.call("ZCARD", q[DEAD]), now}
+  return {redis.call("ZCARD", q[SINCE]), tonumber(oldest[2] or 0), redis.call("ZCARD", q[DEAD]), now}
 end
 
 if verb == "dead" then
@@ -215,13 +246,10 @@ if verb == "dead" then
 end
 
 if verb == "revive" then
-  local id = ARGV[2]
-  if redis.call("ZREM", q[DEAD], id) == 0 then
+  if not redis.call("ZSCORE", q[DEAD], ARGV[2]) then
     return 0
   end
-  set_state(q, id, {attempts = 0, group = state_of(q, id).group})
-  redis.call("ZADD", q[DUE], whole(now), id)
-  redis.call("ZADD", q[SINCE], whole(now), id)
+  revive(q, ARGV[2])
   keep(q)
   return 1
 end

@@ -5,7 +5,7 @@ because its process was killed or lost Redis, the message is due again when the 
 is taken at least once, and twice only after a fault (ADR 0012 has why this is no Redis stream).
 
 Messages of one group are taken in the order in which they were put, as long as the one before is in its first three
-attempts: after that it would hold up too much.
+attempts, and is not put off for more than a minute: after that it would hold up too much.
 
 Everything here raises `StorageUnavailable`, and may have been done all the same.
 """
@@ -29,7 +29,7 @@ class Put(IntEnum):
 
     PUT = 1
     THERE = 0
-    """A message of this id is in the queue, or was given up."""
+    """A message of this id is in the queue."""
     FULL = -1
     KNOWN = -2
     """Its subject is known with this digest, or its id was put before."""

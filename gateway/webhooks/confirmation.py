@@ -51,7 +51,12 @@ class Unknown:
     """Whether it was asked at all. If not, our own limits kept the call back."""
 
 
-Answer = Accepted | Denied | Unknown
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """QuantaPay says that it has no function to ask it by, and the payment may count without."""
+
+
+Answer = Accepted | Denied | Unknown | Unsupported
 
 
 class Confirmation:
@@ -61,6 +66,10 @@ class Confirmation:
         """`webhooks` returns the section of gateway.yaml that is in force."""
         self._quantapay = quantapay
         self._webhooks = webhooks
+
+    def asks(self, payment: Transaction) -> bool:
+        """Tell whether QuantaPay would be asked for a payment."""
+        return self._webhooks().confirm != "off" and _ID.fullmatch(payment.id) is not None
 
     async def check(self, payment: Transaction, *, urgency: Urgency) -> Answer:
         """Return what QuantaPay says of a payment; `urgency` is the part of the budget that the call may use."""
@@ -72,7 +81,7 @@ class Confirmation:
         try:
             row = await self._quantapay.call(replace(GET_TRANSACTION, urgency=urgency), {"id": payment.id})
         except FunctionNotSupported:
-            return Accepted(payment, confirmed=False) if confirm == "when-available" else Denied()
+            return Unsupported() if confirm == "when-available" else Denied()
         except UpstreamError as error:
             return Unknown(error.code, asked=not isinstance(error, REFUSALS))
         if row is None or not _bears_out(row, payment):

@@ -16,10 +16,10 @@ from gateway.store.queue import Put, Queue, put
 from gateway.store.redis import Store
 
 NAME = "inbox"
-LEASE = 60.0
-"""Seconds in which a taken payment is judged or put off: several times what a call to QuantaPay may take."""
-MOST = 100_000
-"""Payments; about 100 MB."""
+LEASE_OUTLIVES_DEADLINE = 30.0
+"""Seconds that a taken payment is leased beyond the deadline of the call it takes to judge it."""
+MOST = 20_000
+"""Payments: about 20 MB, and at most 700, as their texts are cut (`receive.py`)."""
 AT_ONCE = 8
 """Payments that a process puts in at once. Of a burst the others wait their turn here, where no deadline runs yet: each
 takes about a millisecond of the processor, and those of a hundred would outlast Redis's."""
@@ -30,11 +30,14 @@ RETRY_AFTER = 60
 class Inbox:
     """A durable queue of payments that wait to be judged. A message is what `encode_transaction` writes."""
 
-    def __init__(self, store: Store, *, on_refused: Callable[[], None]) -> None:
-        """`on_refused` is called when a payment could not be kept: somebody must look for it later."""
+    def __init__(self, store: Store, *, deadline: float, on_refused: Callable[[], None]) -> None:
+        """`deadline`: seconds that a call to QuantaPay may take.
+
+        `on_refused` is called when a payment could not be kept: somebody must look for it later.
+        """
         self._store = store
         self._on_refused = on_refused
-        self.queue = Queue(store, NAME, lease=LEASE)
+        self.queue = Queue(store, NAME, lease=deadline + LEASE_OUTLIVES_DEADLINE)
         self._slots = asyncio.Semaphore(AT_ONCE)
         self.arrived = asyncio.Event()
         """Set when something was put here by this process."""
@@ -58,7 +61,6 @@ class Inbox:
             [self.queue],
             _digest(payment.id, payment.status, content(payment)),
             encode_transaction(payment),
-            group=_digest(payment.id),  # what a payment was before is judged before what it became
             most=MOST,
         )
         if outcome is Put.FULL:

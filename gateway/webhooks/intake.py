@@ -20,7 +20,8 @@ from gateway.quantapay.urgency import Urgency
 from gateway.store.queue import Taken
 from gateway.tasks import end
 from gateway.telemetry.logs import frames_of
-from gateway.webhooks.confirmation import Accepted, Confirmation, Denied, Unknown
+from gateway.webhooks.allowance import Allowance
+from gateway.webhooks.confirmation import Accepted, Confirmation, Denied, Unknown, Unsupported
 from gateway.webhooks.inbox import Inbox
 
 log = structlog.get_logger()
@@ -35,6 +36,14 @@ DENIED_FOR = 600.0
 """Seconds of such pauses for which a payment is held that QuantaPay does not know."""
 HELD_FOR = 48 * 3600.0
 """Seconds after which a payment is held no longer, whatever the reason."""
+
+POSTPONED = 30.0
+"""Seconds, on average, until it is seen again whether QuantaPay may be asked for a payment."""
+UNSUPPORTED = 3
+"""Times in a row that QuantaPay must say that it cannot be asked, until a payment counts without: one odd answer must
+not be all that stands between an invented payment and a paid session."""
+UNSUPPORTED_PAUSE = 1.0
+"""Seconds between them."""
 
 UNASKED = "QuantaPay was not asked"
 
@@ -60,7 +69,10 @@ class Settles(Protocol):
 class Intake:
     """A task that sees to the inbox."""
 
-    def __init__(self, inbox: Inbox, confirmation: Confirmation, settlement: Settles, *, clock: Clock) -> None:
+    def __init__(
+        self, inbox: Inbox, confirmation: Confirmation, settlement: Settles, allowance: Allowance, *, clock: Clock
+    ) -> None:
+        self._allowance = allowance
         self._inbox = inbox
         self._queue = inbox.queue
         self._confirmation = confirmation
@@ -113,6 +125,7 @@ class Intake:
             log.error("payment not judged", error=type(error).__name__, frames=frames_of(error))  # noqa: TRY400 - the text stays out
             with suppress(StorageUnavailable):
                 if taken.age >= HELD_FOR:
+                    log.error("a webhook is given up: it could not be judged for two days", webhook=taken.id)  # noqa: TRY400 - the text stays out
                     await self._queue.bury(taken, error=type(error).__name__)
                 else:
                     await self._put_off(taken, type(error).__name__, pause=_pause(taken.attempts))
@@ -120,13 +133,21 @@ class Intake:
 
     async def _judge(self, taken: Taken, payment: Transaction) -> bool:
         """Do what QuantaPay's answer asks for; tell whether there was one."""
-        answer = await self._confirmation.check(payment, urgency=_urgency(taken))
+        urgency: Urgency | None = Urgency.URGENT
+        if self._confirmation.asks(payment):
+            urgency = await self._allowance.urgency(payment, first=_is_unasked(taken))
+        if urgency is None:
+            await self._put_off(taken, taken.error or UNASKED, pause=POSTPONED * (0.5 + self._clock.random()))
+            return True
+        answer = await self._confirmation.check(payment, urgency=urgency)
         match answer:
             case Accepted():
                 await self._settlement.apply(answer.payment, confirmed=answer.confirmed, tell_unmatched=True)
                 await self._queue.finish(taken)
             case Denied():
                 await self._hold_denied(taken, payment)
+            case Unsupported():
+                await self._hold_unsupported(taken, payment)
             case Unknown():
                 await self._hold_unknown(taken, payment, answer)
             case _:
@@ -142,6 +163,16 @@ class Intake:
             await self._give_up(taken, payment)
         else:
             await self._queue.retry(taken, after=_pause(denials), error=f"denied {denials + 1} times")
+
+    async def _hold_unsupported(self, taken: Taken, payment: Transaction) -> None:
+        """Ask again, and take the payment as its webhook told it if the answer stays the same."""
+        times = _counted(taken, "unsupported") + 1
+        if times < UNSUPPORTED:
+            await self._queue.retry(taken, after=UNSUPPORTED_PAUSE, error=f"unsupported {times} times")
+            return
+        log.warning("payment counts without confirmation: QuantaPay says it has no such function")
+        await self._settlement.apply(payment, confirmed=False, tell_unmatched=True)
+        await self._queue.finish(taken)
 
     async def _hold_unknown(self, taken: Taken, payment: Transaction, answer: Unknown) -> None:
         if taken.age >= HELD_FOR:
@@ -165,16 +196,16 @@ def _is_unasked(taken: Taken) -> bool:
     return taken.attempts == 0 or taken.error == UNASKED
 
 
-def _urgency(taken: Taken) -> Urgency:
-    """Return how urgent it is to ask. Whoever learns the webhook secret must not use up the budget of creates."""
-    return Urgency.URGENT if _is_unasked(taken) else Urgency.BACKGROUND
-
-
 def _pause(number: int) -> float:
     return PAUSES[min(number, len(PAUSES) - 1)]
 
 
 def _denials(taken: Taken) -> int:
     """Return how often QuantaPay did not know the payment."""
-    found = re.fullmatch("denied ([0-9]+) times", taken.error)
+    return _counted(taken, "denied")
+
+
+def _counted(taken: Taken, what: str) -> int:
+    """Read back what was noted at the last attempt."""
+    found = re.fullmatch(f"{what} ([0-9]+) times", taken.error)
     return int(found[1]) if found else 0

@@ -17,9 +17,11 @@ from gateway.payments.reconcile import Reconciliation
 from gateway.payments.sessions import Sessions
 from gateway.payments.settlement import Settlement
 from gateway.quantapay.client import QuantaPay
+from gateway.quota import Quota
 from gateway.store.queue import Backlog
 from gateway.store.redis import Store
 from gateway.telemetry.metrics import Metrics
+from gateway.webhooks.allowance import Allowance
 from gateway.webhooks.confirmation import Confirmation
 from gateway.webhooks.deliver import Deliveries
 from gateway.webhooks.inbox import Inbox
@@ -39,11 +41,18 @@ class Pipeline:
         sessions: Sessions,
         agenda: Agenda,
         keys: Sequence[SecretStr],
+        budget: Quota,
+        deadline: float,
+        processes: Callable[[], int],
         config: Callable[[], Config],
         clock: Clock,
         metrics: Metrics,
     ) -> None:
-        """Wire it; nothing is started. `keys` are the webhook secrets, `config` returns gateway.yaml as it is now."""
+        """Wire it; nothing is started.
+
+        `keys` are the webhook secrets, `budget` is that of calls to QuantaPay and `deadline` what one may take, in
+        seconds; `processes` returns how many there are, `config` gateway.yaml as it is now.
+        """
         self._deliveries = Deliveries(store, subscribers=lambda: config().subscribers, clock=clock, metrics=metrics)
         settlement = Settlement(
             sessions=sessions,
@@ -54,8 +63,14 @@ class Pipeline:
             metrics=metrics,
         )
         self._reconciliation = Reconciliation(quantapay=quantapay, agenda=agenda, settlement=settlement, clock=clock)
-        inbox = Inbox(store, on_refused=self._reconciliation.hasten)
-        self._intake = Intake(inbox, Confirmation(quantapay, lambda: config().webhooks), settlement, clock=clock)
+        inbox = Inbox(store, deadline=deadline, on_refused=self._reconciliation.hasten)
+        self._intake = Intake(
+            inbox,
+            Confirmation(quantapay, lambda: config().webhooks),
+            settlement,
+            Allowance(sessions, budget=budget, processes=processes, clock=clock),
+            clock=clock,
+        )
         self.receiver = Receiver(keys, inbox, metrics=metrics)
         self._running = AsyncExitStack()
 

@@ -32,6 +32,10 @@ from gateway.webhooks.inbox import Inbox
 exact = Decimal
 """Reads a number with a point or an exponent with all its digits."""
 
+LONGEST_ID = 64
+"""Characters; QuantaPay counts its payments."""
+LONGEST_TEXT = 256
+"""Characters that are kept of any other text: one more than the longest order id, so that none becomes another."""
 RETRY_AFTER = 60
 """Seconds, while there is no secret: nothing changes before somebody configures one."""
 
@@ -102,20 +106,20 @@ def payment_of(document: Mapping[str, Any]) -> Transaction:
     with suppress(UpstreamError):
         payment = readers.transaction(row)
     if payment is None:
-        if row.get("id") in (None, False, ""):
-            raise _invalid("This is required.", "#/transaction/id")
-        raise _invalid("Expected texts and numbers.", "#/transaction")
-    return _encodable(payment)
+        raise _invalid("This is required, as a text or a number.", "#/transaction/id")
+    if len(payment.id) > LONGEST_ID:
+        raise _invalid(f"At most {LONGEST_ID} characters.", "#/transaction/id")
+    return _bounded(payment)
 
 
 def _invalid(detail: str, pointer: str) -> ValidationFailed:
     return ValidationFailed(faults=[FieldFault(detail, pointer=pointer)])
 
 
-def _encodable(payment: Transaction) -> Transaction:
-    """Put U+FFFD for halves of surrogate pairs, which JSON can spell and nothing of ours can carry further."""
+def _bounded(payment: Transaction) -> Transaction:
+    """Cut texts to what is of use, and put U+FFFD for halves of surrogate pairs, which nothing of ours can carry."""
     texts: dict[str, Any] = {
-        name: text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        name: text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")[:LONGEST_TEXT]
         for name in (field.name for field in fields(payment))
         if isinstance(text := getattr(payment, name), str)
     }

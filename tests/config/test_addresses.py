@@ -11,6 +11,7 @@ from gateway.config.addresses import is_forbidden_host, is_near, is_private_addr
     "host",
     [
         "169.254.169.254", "169.254.0.1", "fe80::1", "::ffff:169.254.169.254", "fd00:ec2::254", "100.100.100.200",
+        "fd00:ec2::23", "fd20:ce::254", "fd00:ec2::254%1", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::", "::a9fe:a9fe",
         "0.0.0.0", "::", "224.0.0.1", "metadata", "metadata.google.internal", "2852039166", "0xa9fea9fe", "127.1",
     ],
 )  # fmt: skip

@@ -1,30 +1,11 @@
-"""A Valkey that no gateway of the session uses: theirs would take the turns, and see the changes, of these tests.
-
-And where events go that nobody delivers.
-"""
+"""Where events go that nobody delivers."""
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
 from gateway.payments.events import PaymentEvent, Told, content
 from gateway.quantapay.models import Transaction
-from tests.plugins.valkey import ValkeyServer
-
-
-@pytest.fixture(scope="session")
-def _undisturbed_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    server = ValkeyServer(tmp_path_factory.mktemp("valkey"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def valkey(_undisturbed_valkey: ValkeyServer) -> ValkeyServer:
-    """The server of these tests, empty. Do not stop or freeze it."""
-    _undisturbed_valkey.flush()
-    return _undisturbed_valkey
 
 
 class Heard:

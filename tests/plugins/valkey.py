@@ -65,11 +65,24 @@ def _session_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def _undisturbed_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    server = ValkeyServer(tmp_path_factory.mktemp("valkey"))
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-def valkey(_session_valkey: ValkeyServer) -> ValkeyServer:
-    """The session's Valkey, empty. Do not stop or freeze it."""
-    _session_valkey.flush()
-    return _session_valkey
+def valkey(request: pytest.FixtureRequest) -> ValkeyServer:
+    """A Valkey of the session, empty. Do not stop or freeze it.
+
+    A test with gateways gets the one that they are on. Others get one that no gateway uses: theirs would take the
+    turns, see the changes and leave the keys of these tests.
+    """
+    with_gateways = {"settings_of", "start_gateway"} & set(request.fixturenames)
+    server: ValkeyServer = request.getfixturevalue("_session_valkey" if with_gateways else "_undisturbed_valkey")
+    server.flush()
+    return server
 
 
 @pytest.fixture

@@ -133,11 +133,17 @@ def test_statuses_are_named_and_new_ones_kept_raw(code, status):
 
 @pytest.mark.parametrize(
     "fault",
-    [{"id": ""}, {"id": None}, {"title": {"a": 1}}, {"title": True}, {"description": [[1]]}],
+    [{"id": ""}, {"id": None}, {"id": True}, {"id": {"a": 1}}, {"id": []}],
 )
 def test_a_row_that_makes_no_sense_is_invalid(fault):
     with pytest.raises(UpstreamInvalidResponse):
         readers.transactions([APRIL_ROW | fault])
+
+
+@pytest.mark.parametrize("text", [{"a": 1}, True, [[1]], [["a"], {}]])
+def test_a_text_that_makes_no_sense_is_missing_and_hides_no_other_row(text):
+    odd, good = readers.transactions([APRIL_ROW | {"title": text, "description": text}, APRIL_ROW])
+    assert (odd.title, odd.description, odd.id) == (None, None, good.id)
 
 
 @pytest.mark.parametrize("amount", ["lots", ".5", "49,99", "1e400", "", None, True, []])

@@ -175,16 +175,17 @@ def test_a_body_of_any_length_that_is_not_announced_is_bounded(gateway):
     [
         {"id": "\ud800", "status": "C", "external_reference": "\udfff"},
         {"id": "\0", "status": "C", "external_reference": "\0"},
-        {"id": "9" * 10_000, "status": "C"},
+        {"id": "9" * 64, "status": "C", "title": "x" * 50_000},
         {"id": "7", "status": "R", "title": ["a", "b"], "amount_fiat": "lots", "creation_time": "yesterday"},
         {"id": -1.5, "status": "X", "amount_fiat": "-1", "currency": "☃"},
     ],
     ids=["surrogates", "zeros", "long", "odd", "negative"],
 )
 def test_what_only_looks_odd_is_kept_to_be_judged(gateway, valkey, log_lines, row):
+    before = len(log_lines.getvalue())
     assert send(gateway, webhook(row)).status_code == 200
     until(lambda: kept(valkey), "it is kept")
-    assert '"event": "bug"' not in log_lines.getvalue()
+    assert '"event": "bug"' not in log_lines.getvalue()[before:]
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])

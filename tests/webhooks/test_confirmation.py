@@ -21,7 +21,7 @@ from gateway.errors import (
 from gateway.quantapay.guard import BreakerOpen
 from gateway.quantapay.models import Transaction
 from gateway.quantapay.urgency import Urgency
-from gateway.webhooks.confirmation import Accepted, Answer, Confirmation, Denied, Unknown
+from gateway.webhooks.confirmation import Accepted, Answer, Confirmation, Denied, Unknown, Unsupported
 
 PAYMENT = Transaction(
     id="42",
@@ -135,7 +135,7 @@ async def test_an_id_that_cannot_be_is_denied_without_a_call(payment_id: str) ->
 
 @pytest.mark.parametrize(
     ("confirm", "expected"),
-    [("when-available", Accepted(PAYMENT, confirmed=False)), ("required", Denied())],
+    [("when-available", Unsupported()), ("required", Denied())],
 )
 async def test_an_account_without_the_function(confirm: str, expected: Answer) -> None:
     assert await check(FunctionNotSupported(), confirm=confirm) == expected
@@ -167,3 +167,12 @@ async def test_where_it_is_off_nobody_is_asked_and_the_file_is_read_anew_each_ti
     assert await confirmation.check(PAYMENT, urgency=Urgency.URGENT) == Accepted(PAYMENT, confirmed=False)
     assert upstream.calls == []
     assert await confirmation.check(PAYMENT, urgency=Urgency.URGENT) == Denied()
+
+
+@pytest.mark.parametrize(
+    ("confirm", "payment_id", "asks"),
+    [("required", "42", True), ("when-available", "42", True), ("off", "42", False), ("required", "42x", False)],
+)
+def test_it_says_whether_it_would_ask(confirm: str, payment_id: str, asks: bool) -> None:
+    confirmation = Confirmation(Upstream(None), lambda: Webhooks(confirm=confirm))
+    assert confirmation.asks(replace(PAYMENT, id=payment_id)) is asks

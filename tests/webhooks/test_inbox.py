@@ -59,7 +59,7 @@ class Box(Inbox):
         self.store = Store(
             Redis.from_url(url, socket_timeout=patience), clock=SystemClock(), metrics=Metrics(), deadline=patience
         )
-        super().__init__(self.store, on_refused=self._refuse)
+        super().__init__(self.store, deadline=10, on_refused=self._refuse)
 
     def _refuse(self) -> None:
         self.refused += 1
@@ -105,11 +105,11 @@ async def test_what_differs_is_kept_beside_it(inbox: Box, change: dict[str, obje
     assert (await inbox.queue.backlog()).waiting == 2
 
 
-async def test_of_one_payment_the_earlier_is_taken_first(inbox: Box) -> None:
-    refund = replace(PAYMENT, status="refunded", raw_status="R")
+async def test_an_invented_payment_holds_up_no_genuine_one_of_the_same_id(inbox: Box) -> None:
+    genuine = replace(PAYMENT, fiat_amount=Decimal(1))
     await inbox.put(PAYMENT)
-    await inbox.put(refund)
-    assert await taken(inbox) == [PAYMENT]
+    await inbox.put(genuine)
+    assert await taken(inbox) == [PAYMENT, genuine]
 
 
 async def test_texts_that_no_encoding_can_carry_are_kept(inbox: Box) -> None:

@@ -17,9 +17,9 @@ from gateway.quantapay.urgency import Urgency
 from gateway.store.queue import put
 from gateway.store.redis import Store
 from gateway.telemetry.metrics import Metrics
-from gateway.webhooks.confirmation import Accepted, Answer, Denied, Unknown
-from gateway.webhooks.inbox import LEASE, Inbox
-from gateway.webhooks.intake import DENIED_FOR, HANDFUL, HELD_FOR, PAUSES, Intake, Turn
+from gateway.webhooks.confirmation import Accepted, Answer, Denied, Unknown, Unsupported
+from gateway.webhooks.inbox import LEASE_OUTLIVES_DEADLINE, Inbox
+from gateway.webhooks.intake import DENIED_FOR, HANDFUL, HELD_FOR, PAUSES, POSTPONED, Intake, Turn
 from tests.plugins.valkey import ValkeyServer
 
 PAYMENT = Transaction(
@@ -64,9 +64,13 @@ class Confirmed:
 
     def __init__(self) -> None:
         self.answer: Answer | Exception = Accepted(READ_BACK, confirmed=True)
+        self.is_asked = True
         self.by_id: dict[str, Answer | Exception] = {}
         self.urgencies: list[Urgency] = []
         self.hangs = False
+
+    def asks(self, _payment: Transaction) -> bool:
+        return self.is_asked
 
     async def check(self, payment: Transaction, *, urgency: Urgency) -> Answer:
         self.urgencies.append(urgency)
@@ -76,6 +80,17 @@ class Confirmed:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+
+class Allowed:
+    """Lets first calls be urgent and all others wait for the background, unless there is nothing left."""
+
+    nothing_left = False
+
+    async def urgency(self, _payment: Transaction, *, first: bool) -> Urgency | None:
+        if self.nothing_left:
+            return None
+        return Urgency.URGENT if first else Urgency.BACKGROUND
 
 
 class Settled:
@@ -108,9 +123,9 @@ class Bench:
         self.store = Store(
             Redis.from_url(url, socket_timeout=patience), clock=self.clock, metrics=Metrics(), deadline=patience
         )
-        self.inbox = Inbox(self.store, on_refused=lambda: None)
-        self.confirmed, self.settled = Confirmed(), Settled()
-        self.intake = Intake(self.inbox, self.confirmed, self.settled, clock=self.clock)  # type: ignore[arg-type]
+        self.inbox = Inbox(self.store, deadline=10, on_refused=lambda: None)
+        self.confirmed, self.settled, self.allowed = Confirmed(), Settled(), Allowed()
+        self.intake = Intake(self.inbox, self.confirmed, self.settled, self.allowed, clock=self.clock)  # type: ignore[arg-type]
         self._due, self._since, *_ = self.inbox.queue.keys
 
     async def pauses(self) -> list[float]:
@@ -230,6 +245,39 @@ async def test_only_the_first_call_may_use_what_creates_need(bench: Bench) -> No
     assert bench.confirmed.urgencies == [Urgency.URGENT] * 3 + [Urgency.BACKGROUND] * 4
 
 
+async def test_what_may_not_be_asked_for_now_waits_and_holds_up_no_other(bench: Bench) -> None:
+    await bench.inbox.put(PAYMENT)
+    await bench.inbox.put(replace(PAYMENT, id="43"))
+    bench.allowed.nothing_left = True
+    assert await bench.intake.see_to_some() is Turn.TAKEN, "the next handful need not wait"
+    assert (bench.confirmed.urgencies, await bench.pauses()) == ([], [POSTPONED, POSTPONED])
+    bench.allowed.nothing_left = False
+    await bench.make_due()
+    await bench.see_to_all()
+    assert bench.confirmed.urgencies == [Urgency.URGENT] * 2, "the first call is still to come"
+    assert await bench.waiting() == 0
+
+
+async def test_where_nothing_is_asked_nothing_is_saved(bench: Bench) -> None:
+    bench.allowed.nothing_left, bench.confirmed.is_asked = True, False
+    await bench.inbox.put(PAYMENT)
+    await bench.see_to_all()
+    assert len(bench.settled.applied) == 1
+
+
+async def test_a_payment_counts_without_confirmation_only_if_there_is_none_three_times_in_a_row(bench: Bench) -> None:
+    await bench.inbox.put(PAYMENT)
+    unsupported = Unsupported()
+    for bench.confirmed.answer in (unsupported, unsupported, Denied(), unsupported, unsupported):
+        await bench.see_to_all()
+        await bench.make_due()
+        assert bench.settled.applied == []
+    bench.confirmed.answer = unsupported
+    await bench.see_to_all()
+    assert bench.settled.applied == [(PAYMENT, {"confirmed": False, "tell_unmatched": True})]
+    assert await bench.waiting() == 0
+
+
 async def test_a_bug_in_one_holds_up_no_other(bench: Bench) -> None:
     others = [replace(PAYMENT, id=str(number)) for number in range(2 * HANDFUL)]
     bench.confirmed.by_id["42"] = RuntimeError("secret")
@@ -266,7 +314,7 @@ async def test_what_was_not_settled_for_want_of_redis_is_due_when_its_lease_ends
     with capture_logs() as lines:
         await bench.see_to_all()
     assert lines == []
-    assert await bench.pauses() == [LEASE]
+    assert await bench.pauses() == [10 + LEASE_OUTLIVES_DEADLINE]
     bench.settled.fails = None
     await bench.make_due()
     await bench.see_to_all()
