@@ -52,6 +52,7 @@ from gateway.store.idempotency import Idempotency
 from gateway.store.membership import Membership
 from gateway.store.orders import Orders, OrderSessions
 from gateway.store.redis import Store
+from gateway.telemetry.business import Holdings
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.status import Status
 from gateway.webhooks.pipeline import Pipeline
@@ -145,6 +146,7 @@ class Gateway:
             ),
             clock=clock,
             config=self.config.current,
+            holdings=Holdings(metrics=metrics, clock=clock),
             idempotency=Idempotency(store, clock=clock, metrics=metrics, hold=hold),
             keyring=Keyring(self.config.current.clients),
             lifecycle=Lifecycle(),

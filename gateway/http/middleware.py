@@ -4,6 +4,7 @@ Not Starlette's `BaseHTTPMiddleware`: it costs a task group a request and breaks
 """
 
 import re
+from collections.abc import Mapping
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -85,7 +86,7 @@ class RequestRecord:
             self._metrics.http_requests_in_flight.dec()
             seconds = self._clock.monotonic() - started
             route = _route(scope)
-            self._count(route, method, status, seconds, client=record.get("client"))
+            self._count(route, method, status, seconds, record)
             log.info(
                 "request",
                 request_id=scope["state"]["request_id"],
@@ -96,10 +97,13 @@ class RequestRecord:
                 **record,
             )
 
-    def _count(self, route: str, method: str, status: int, seconds: float, *, client: object) -> None:
+    def _count(self, route: str, method: str, status: int, seconds: float, record: Mapping[str, object]) -> None:
         labels = {"route": route, "method": method, "status": str(status)}
         self._metrics.http_requests.labels(**labels).inc()
         self._metrics.http_request_duration.labels(**labels).observe(seconds)
+        code, client = record.get("code"), record.get("client")
+        if isinstance(code, str):
+            self._metrics.problems.labels(code=code).inc()
         if isinstance(client, str):
             label = self._metrics.client_label(client)
             self._metrics.client_requests.labels(client=label, code_class=f"{status // 100}xx").inc()

@@ -20,6 +20,7 @@ from gateway.quantapay.client import QuantaPay
 from gateway.settings.values import Network
 from gateway.store.cache import Cache
 from gateway.store.idempotency import Idempotency
+from gateway.telemetry.business import Holdings
 from gateway.webhooks.receive import Receiver
 
 
@@ -33,6 +34,7 @@ class Services:
     checkout: Checkout
     clock: Clock
     config: Config
+    holdings: Holdings
     idempotency: Idempotency
     keyring: Keyring
     lifecycle: Lifecycle

@@ -48,6 +48,8 @@ async def list_balances(services: ServicesDependency, reads: Annotated[Reads, De
 
     async def fetch() -> Balances:
         found = await services.quantapay.call(GET_BALANCES)
+        rows = [(row.cryptocurrency, row.amount, row.fiat_value) for row in found.balances]
+        services.holdings.show_balances(GET_BALANCES.name, rows, currency=found.currency)
         return Balances(
             balances=[
                 Balance(cryptocurrency=row.cryptocurrency, amount=row.amount, fiat_value=row.fiat_value)
@@ -67,6 +69,7 @@ async def retrieve_credit_balance(services: ServicesDependency, reads: Annotated
 
     async def fetch() -> CreditBalance:
         found = await services.quantapay.call(GET_CREDIT_BALANCE)
+        services.holdings.show_credit(GET_CREDIT_BALANCE.name, found.amount, currency=found.currency)
         return CreditBalance(amount=found.amount, currency=found.currency, retrieved_at=utc(services.clock.time()))
 
     fresh_for = services.config.cache.credit_balance
