@@ -4,7 +4,7 @@
 # line on to the scripts.
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test check chaos soak format openapi lock clean
+.PHONY: help run install test check chaos soak format openapi sbom lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ soak: install  ## ten minutes of load with faults: memory, descriptors and tasks
 
 format: install  ## format the code and mend what the linter can
 	scripts/format
+
+sbom: install  ## write the bill of materials of what is shipped
+	scripts/sbom $(ARGS)
 
 openapi: install  ## write openapi/openapi.yaml from the code
 	scripts/openapi
