@@ -265,10 +265,7 @@ class Gateway:
             budget_limit=self._budget.state.limit,
             budget_remaining=self._budget.state.remaining,
             budget_shared=self._budget.state.store == "redis",
-            backlog={
-                subscriber: {"waiting": seen.waiting, "age_seconds": round(seen.age, 1), "dead_letters": seen.dead}
-                for subscriber, seen in self._pipeline.backlogs.items()
-            },
+            backlog=self._pipeline.backlogs,
             breakers=dict(quantapay.breakers),
             last_upstream_outcomes=dict(quantapay.last_outcomes),
         )

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from gateway.clock import Clock
 from gateway.http.middleware import CatchBugs, RequestId
 from gateway.http.problems import Problems
+from gateway.routes.status_page import status_page
 
 
 def create_ops_app(
@@ -25,6 +26,9 @@ def create_ops_app(
     """Build the listener; `registry` and `status` are asked anew at each request."""
     problems = Problems(public_url=None)
 
+    async def page(_request: Request) -> Response:
+        return status_page()
+
     async def metrics(_request: Request) -> Response:
         return Response(generate_latest(registry()), media_type=CONTENT_TYPE_LATEST)
 
@@ -35,7 +39,12 @@ def create_ops_app(
         return JSONResponse({"status": "ok"})
 
     return Starlette(
-        routes=[Route("/metrics", metrics), Route("/status", current_status), Route("/livez", livez)],
+        routes=[
+            Route("/", page),
+            Route("/metrics", metrics),
+            Route("/status", current_status),
+            Route("/livez", livez),
+        ],
         middleware=[Middleware(RequestId, clock=clock), Middleware(CatchBugs, problems=problems)],
         exception_handlers={HTTPException: problems.on_http_exception},
     )

@@ -5,6 +5,7 @@ Known label sets are made at start, so that a rate over them is 0 and not absent
 """
 
 from collections.abc import Iterable
+from itertools import product
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -255,10 +256,8 @@ class Metrics:
             self.config_reloads.labels(result=result)
         for error in problem_types():
             self.problems.labels(code=error.code)
-        for limit in ("client", "ip"):
-            for decision in ("allowed", "refused"):
-                for store in ("redis", "local"):
-                    self.rate_limit_decisions.labels(limit=limit, decision=decision, store=store)
+        for limit, decision, store in product(("client", "ip"), ("allowed", "refused"), ("redis", "local")):
+            self.rate_limit_decisions.labels(limit=limit, decision=decision, store=store)
         for event in SESSION_EVENTS:
             self.checkout_sessions.labels(event=event)
         for outcome in WEBHOOK_OUTCOMES:

@@ -5,7 +5,7 @@ webhook ──▶ Receiver ──▶ Inbox ──▶ Intake, Confirmation ──
 QuantaPay's list ◀──────────────── Reconciliation ────────┘
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 from pydantic import SecretStr
@@ -18,7 +18,6 @@ from gateway.payments.sessions import Sessions
 from gateway.payments.settlement import Settlement
 from gateway.quantapay.client import QuantaPay
 from gateway.quota import Quota
-from gateway.store.queue import Backlog
 from gateway.store.redis import Store
 from gateway.telemetry.metrics import Metrics
 from gateway.webhooks.allowance import Allowance
@@ -85,6 +84,9 @@ class Pipeline:
         await self._running.aclose()
 
     @property
-    def backlogs(self) -> Mapping[str, Backlog]:
-        """How far behind each subscriber is, by its id, as last seen."""
-        return self._deliveries.backlogs
+    def backlogs(self) -> dict[str, dict[str, float]]:
+        """How far behind each subscriber is, by its id, as last seen: the figures of `/status`."""
+        return {
+            subscriber: {"waiting": seen.waiting, "age_seconds": round(seen.age, 1), "dead_letters": seen.dead}
+            for subscriber, seen in self._deliveries.backlogs.items()
+        }
