@@ -1,7 +1,6 @@
 """Which event a payment is: every row of the interface's table, and what an attacker can try with one payment."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
 from typing import get_args
@@ -13,34 +12,9 @@ from hypothesis import strategies as st
 from gateway.payments.judge import Doubt, Unmatched, Verdict, judge
 from gateway.payments.session import Session, SessionStatus, question, settle
 from gateway.quantapay.models import Transaction
+from tests.plugins.payments import payment, session
 
-MADE = datetime(2026, 4, 10, 9, tzinfo=UTC)
 ORDER = list(SessionStatus)
-
-
-def session(**fields) -> Session:
-    defaults = {
-        "id": "cs_1",
-        "client_id": "shop",
-        "price": "49.99",
-        "currency": "usd",
-        "order_id": "ORD-1",
-        "payment_url": "https://cloud.quantapay.app/pay/1",
-        "created_at": MADE,
-    }
-    return Session(**(defaults | fields))
-
-
-def payment(status: str = "completed", **fields) -> Transaction:
-    defaults = dict.fromkeys(Transaction.__slots__) | {
-        "id": "41",
-        "status": status,
-        "fiat_amount": Decimal("49.99"),
-        "currency": "usd",
-        "order_id": "ORD-1",
-        "created_at": MADE,
-    }
-    return Transaction(**(defaults | fields))
 
 
 def step(before: Session, row: Transaction, doubt: Doubt | None = None, tolerance: Decimal = Decimal(0)) -> Session:

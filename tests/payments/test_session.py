@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
 from functools import reduce
@@ -13,34 +13,9 @@ from hypothesis import strategies as st
 
 from gateway.payments.session import CLOCK_TOLERANCE, Session, SessionStatus, match, question, settle
 from gateway.quantapay.models import Transaction
+from tests.plugins.payments import MADE, payment, session
 
-MADE = datetime(2026, 4, 10, 9, tzinfo=UTC)
 ORDER = ["open", "underpaid", "needs_review", "paid", "refunded"]
-
-
-def session(**fields) -> Session:
-    defaults = {
-        "id": "cs_1",
-        "client_id": "shop",
-        "price": "49.99",
-        "currency": "usd",
-        "order_id": "ORD-1",
-        "payment_url": "https://cloud.quantapay.app/pay/1",
-        "created_at": MADE,
-    }
-    return Session(**(defaults | fields))
-
-
-def payment(status: str = "completed", **fields) -> Transaction:
-    defaults = dict.fromkeys(Transaction.__slots__) | {
-        "id": "41",
-        "status": status,
-        "fiat_amount": Decimal("49.99"),
-        "currency": "usd",
-        "order_id": "ORD-1",
-        "created_at": MADE,
-    }
-    return Transaction(**(defaults | fields))
 
 
 def after(payments: Sequence[Transaction], start: Session, *, tolerance: Decimal = Decimal(0)) -> Session:

@@ -1,7 +1,6 @@
 """Which calls for payments may be made: those that somebody waits for first, and never so many that others go short."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import pytest
 
@@ -11,34 +10,9 @@ from gateway.quantapay.models import Transaction
 from gateway.quantapay.urgency import Urgency
 from gateway.quota import Quota
 from gateway.webhooks.allowance import FOR_AN_ORDER, Allowance
+from tests.plugins.payments import payment, session
 
-NOW = datetime(2026, 4, 10, 9, tzinfo=UTC)
-SESSION = Session(
-    id="cs_1",
-    client_id="orders",
-    price="49.99",
-    currency="usd",
-    order_id="ORD-1",
-    payment_url="https://cloud.quantapay.app/pay.php",
-    created_at=NOW,
-)
-PAYMENT = Transaction(
-    id="41",
-    quantapay_reference=None,
-    title=None,
-    description=None,
-    from_address=None,
-    to_address=None,
-    hash=None,
-    amount=None,
-    cryptocurrency=None,
-    fiat_amount=None,
-    currency=None,
-    order_id="ORD-1",
-    status="completed",
-    raw_status="C",
-    created_at=NOW,
-)
+SESSION, PAYMENT = session(), payment()
 OTHERS = 12
 """Of a budget of 90 a minute."""
 

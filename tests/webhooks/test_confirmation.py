@@ -22,24 +22,8 @@ from gateway.quantapay.guard import BreakerOpen
 from gateway.quantapay.models import Transaction
 from gateway.quantapay.urgency import Urgency
 from gateway.webhooks.confirmation import Accepted, Answer, Confirmation, Denied, Unknown, Unsupported
+from tests.plugins.payments import WEBHOOK_PAYMENT as PAYMENT
 
-PAYMENT = Transaction(
-    id="42",
-    quantapay_reference=None,
-    title=None,
-    description=None,
-    from_address=None,
-    to_address=None,
-    hash=None,
-    amount=Decimal("0.0125"),
-    cryptocurrency="eth",
-    fiat_amount=Decimal("49.99"),
-    currency="usd",
-    order_id="ORD-1",
-    status="completed",
-    raw_status="C",
-    created_at=None,
-)
 LETTERS = {"completed": "C", "underpaid": "X", "refunded": "R", "pending": "P", "unknown": "?"}
 
 

@@ -1,7 +1,7 @@
 """What a webhook tells lies in Redis before it is answered: once, in order, and not without bound."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from decimal import Decimal
 
@@ -16,39 +16,8 @@ from gateway.store.redis import Store
 from gateway.telemetry.metrics import Metrics
 from gateway.webhooks import inbox as module
 from gateway.webhooks.inbox import Inbox
+from tests.plugins.payments import WEBHOOK_PAYMENT as PAYMENT
 from tests.plugins.valkey import ValkeyServer
-
-PAYMENT = Transaction(
-    id="42",
-    quantapay_reference=None,
-    title=None,
-    description=None,
-    from_address=None,
-    to_address=None,
-    hash="0xcc",
-    amount=Decimal("0.0125"),
-    cryptocurrency="eth",
-    fiat_amount=Decimal("49.99"),
-    currency="usd",
-    order_id="ORD-1",
-    status="completed",
-    raw_status="C",
-    created_at=None,
-)
-
-
-@pytest.fixture(scope="module")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    server = ValkeyServer(tmp_path_factory.mktemp("valkey"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def server(_server: ValkeyServer) -> ValkeyServer:
-    """A Valkey that no gateway of the session uses: theirs would take what lies in the inbox."""
-    _server.flush()
-    return _server
 
 
 class Box(Inbox):
@@ -66,8 +35,8 @@ class Box(Inbox):
 
 
 @pytest.fixture
-async def inbox(server: ValkeyServer) -> AsyncIterator[Box]:
-    box = Box(server.url)
+async def inbox(valkey: ValkeyServer) -> AsyncIterator[Box]:
+    box = Box(valkey.url)
     yield box
     await box.store.close()
 

@@ -1,9 +1,8 @@
 """Payments leave the inbox once they are judged, whatever QuantaPay, Redis or a bug has to say to it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -20,43 +19,13 @@ from gateway.telemetry.metrics import Metrics
 from gateway.webhooks.confirmation import Accepted, Answer, Denied, Unknown, Unsupported
 from gateway.webhooks.inbox import LEASE_OUTLIVES_DEADLINE, Inbox
 from gateway.webhooks.intake import DENIED_FOR, HANDFUL, HELD_FOR, PAUSES, POSTPONED, Intake, Turn
+from tests.plugins.payments import WEBHOOK_PAYMENT as PAYMENT
 from tests.plugins.valkey import ValkeyServer
 
-PAYMENT = Transaction(
-    id="42",
-    quantapay_reference=None,
-    title=None,
-    description=None,
-    from_address=None,
-    to_address=None,
-    hash=None,
-    amount=Decimal("0.0125"),
-    cryptocurrency="eth",
-    fiat_amount=Decimal("49.99"),
-    currency="usd",
-    order_id="ORD-1",
-    status="completed",
-    raw_status="C",
-    created_at=None,
-)
 READ_BACK = replace(PAYMENT, hash="0xcc")
 DOWN = Unknown("upstream-timeout", asked=True)
 UNASKED = Unknown("upstream-budget-exhausted", asked=False)
 MOST_PAUSES = 40
-
-
-@pytest.fixture(scope="module")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    server = ValkeyServer(tmp_path_factory.mktemp("valkey"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def server(_server: ValkeyServer) -> ValkeyServer:
-    """A Valkey that no gateway of the session uses: theirs would take what lies in the inbox."""
-    _server.flush()
-    return _server
 
 
 class Confirmed:
@@ -154,8 +123,8 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(server: ValkeyServer) -> AsyncIterator[Bench]:
-    bench = Bench(server.url)
+async def bench(valkey: ValkeyServer) -> AsyncIterator[Bench]:
+    bench = Bench(valkey.url)
     yield bench
     await bench.intake.close()
     await bench.store.close()
@@ -321,13 +290,13 @@ async def test_what_was_not_settled_for_want_of_redis_is_due_when_its_lease_ends
     assert len(bench.settled.applied) == 1
 
 
-async def test_what_a_process_was_at_when_it_was_killed_another_sees_to(bench: Bench, server: ValkeyServer) -> None:
+async def test_what_a_process_was_at_when_it_was_killed_another_sees_to(bench: Bench, valkey: ValkeyServer) -> None:
     bench.confirmed.hangs = True
     await bench.inbox.put(PAYMENT)
     await bench.intake.start()
     await eventually(lambda: bench.confirmed.urgencies)
     await bench.intake.close()
-    other = Bench(server.url)
+    other = Bench(valkey.url)
     await other.see_to_all()
     assert (other.settled.applied, await other.waiting()) == ([], 1)
     await other.make_due()
@@ -336,8 +305,8 @@ async def test_what_a_process_was_at_when_it_was_killed_another_sees_to(bench: B
     await other.store.close()
 
 
-async def test_several_processes_see_to_each_payment_once(server: ValkeyServer) -> None:
-    benches = [Bench(server.url) for _ in range(3)]
+async def test_several_processes_see_to_each_payment_once(valkey: ValkeyServer) -> None:
+    benches = [Bench(valkey.url) for _ in range(3)]
     for number in range(60):
         await benches[0].inbox.put(replace(PAYMENT, id=str(number)))
     for bench in benches:
@@ -357,10 +326,10 @@ async def test_what_this_process_puts_in_wakes_it_at_once(bench: Bench) -> None:
     await eventually(lambda: bench.settled.applied)
 
 
-async def test_what_another_process_puts_in_is_found_by_looking(bench: Bench, server: ValkeyServer) -> None:
+async def test_what_another_process_puts_in_is_found_by_looking(bench: Bench, valkey: ValkeyServer) -> None:
     bench.clock.drawn = -0.45
     await bench.intake.start()
-    other = Bench(server.url)
+    other = Bench(valkey.url)
     await other.inbox.put(PAYMENT)
     await eventually(lambda: bench.settled.applied)
     await other.store.close()
