@@ -58,16 +58,28 @@ def test_every_decision_is_in_the_index():
         assert page.name in index
 
 
-def test_every_proof_in_the_failure_modes_is_a_test():
-    page = (ROOT / "docs" / "failure-modes.md").read_text(encoding="utf-8")
-    proofs = re.findall(r"`([a-z_/]+\.py)::(\w+)`", page)
+@pytest.mark.parametrize("name", ["failure-modes.md", "threat-model.md"])
+def test_every_proof_on_a_page_is_a_test(name):
+    proofs = re.findall(r"`([a-z_/]+\.py)::(\w+)`", (ROOT / "docs" / name).read_text(encoding="utf-8"))
     assert proofs
-    for path, name in proofs:
+    for path, test in proofs:
         module = (ROOT / "tests" / path).read_text(encoding="utf-8")
-        assert re.search(rf"^(async )?def {name}\(", module, re.MULTILINE), f"{path}::{name}"
+        assert re.search(rf"^(async )?def {test}\(", module, re.MULTILINE), f"{path}::{test}"
+
+
+def test_every_failure_mode_says_how_it_shows_and_what_proves_it():
+    page = (ROOT / "docs" / "failure-modes.md").read_text(encoding="utf-8")
     for section in page.split("\n## ")[1:]:
         assert "**Shown by**" in section, section.partition("\n")[0]
         assert "**Proved by**" in section, section.partition("\n")[0]
+
+
+def test_every_threat_of_the_list_says_what_holds_what_proves_it_and_what_is_left():
+    page = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    assert re.findall(r"^### API(\d+):2023 ", page, re.MULTILINE) == [str(number) for number in range(1, 11)]
+    for section in page.partition("\n## Beyond")[0].split("\n### ")[1:]:
+        for part in ("**Here**: ", "**Holds**: ", "**Proved by**: `", "**Left**: "):
+            assert part in section, section.partition("\n")[0]
 
 
 def test_the_permissions_that_are_documented_are_those_that_are_tested():
