@@ -66,7 +66,7 @@ class Endpoint:
         """Send a form, note in `attempt` how far it gets, and return the answer.
 
         Raises `UpstreamUnavailable` if it was surely not sent, `UpstreamTimeout` if QuantaPay is silent, and
-        `UpstreamInvalidResponse` if the answer is cut off or over 1 MiB.
+        `UpstreamInvalidResponse` if the answer is cut off or over 4 MiB.
         """
         attempt.started = self._clock.monotonic()
         headers = {**_HEADERS, "Content-Length": str(len(form))}
@@ -103,5 +103,5 @@ async def _whole_body(response: httpx.Response) -> bytes:
     async for chunk in response.aiter_raw():
         content += chunk
         if len(content) > MOST_BYTES:
-            raise UpstreamInvalidResponse("QuantaPay's answer is over 1 MiB.")
+            raise UpstreamInvalidResponse("QuantaPay's answer is over 4 MiB.")
     return bytes(content)

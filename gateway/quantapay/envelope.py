@@ -73,7 +73,7 @@ _DEFAULT_WAIT, _LONGEST_WAIT = 60, 3600
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer as it came: HTTP status, headers, at most 1 MiB of body. Its repr shows the status alone."""
+    """An answer as it came: HTTP status, headers, at most 4 MiB of body. Its repr shows the status alone."""
 
     status: int
     headers: httpx.Headers = field(repr=False)
