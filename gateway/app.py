@@ -54,6 +54,7 @@ from gateway.store.orders import Orders, OrderSessions
 from gateway.store.redis import Store
 from gateway.telemetry.business import Holdings
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.spans import Tracer
 from gateway.telemetry.status import Status
 from gateway.webhooks.pipeline import Pipeline
 
@@ -79,6 +80,7 @@ class Gateway:
         secrets_dir: Path | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Clock | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         """Wire everything; nothing is connected or started yet.
 
@@ -86,6 +88,7 @@ class Gateway:
         to, `secrets_dir` where its `${file:name}` lie.
         """
         self._settings = settings
+        self._tracer = tracer
         clock = clock or SystemClock()
         self.metrics = Metrics()
         self.config = ConfigFile(
@@ -116,13 +119,14 @@ class Gateway:
             quantapay=self._quantapay,
             sessions=self._sessions,
             agenda=self._agenda,
-            keys=_webhook_keys(settings),
+            keys=settings.webhook_secrets,
             budget=settings.quantapay_budget,
             deadline=settings.quantapay_timeout,
             processes=self._processes,
             config=lambda: self.config.current,
             clock=clock,
             metrics=self.metrics,
+            tracer=tracer,
         )
         self.services = self._services(clock)
         self._newest_in_force = True
@@ -201,7 +205,7 @@ class Gateway:
             middleware=[
                 Middleware(RequestId, clock=services.clock),
                 Middleware(CloseWhenDraining, lifecycle=services.lifecycle),
-                Middleware(RequestRecord, clock=services.clock, metrics=self.metrics),
+                Middleware(RequestRecord, clock=services.clock, metrics=self.metrics, tracer=self._tracer),
                 Middleware(Cors, services=services, problems=problems),
                 Middleware(CatchBugs, problems=problems),
                 Middleware(HeadAsGet),
@@ -230,6 +234,8 @@ class Gateway:
         """Start in the order of dependence; close in the reverse."""
         app.openapi()  # made now and kept, so that no request waits for it
         async with AsyncExitStack() as stack:
+            if self._tracer is not None:
+                stack.push_async_callback(self._tracer.close)
             stack.push_async_callback(self._quantapay.close)
             await self.store.start()
             stack.push_async_callback(self.store.close)
@@ -293,8 +299,3 @@ def _api_key(settings: Settings) -> SecretStr:
     if settings.quantapay_api_key is None:
         raise ValueError("a gateway needs QUANTAPAY_API_KEY")
     return settings.quantapay_api_key
-
-
-def _webhook_keys(settings: Settings) -> list[SecretStr]:
-    secrets = (settings.quantapay_webhook_secret, settings.quantapay_webhook_secret_next)
-    return [secret for secret in secrets if secret is not None]

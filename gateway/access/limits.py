@@ -18,6 +18,7 @@ from gateway.errors import StorageUnavailable
 from gateway.quota import Quota
 from gateway.store.redis import Script, Store
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.spans import span
 
 MICROSECONDS = 1_000_000
 MOST_LOCAL_KEYS = 100_000
@@ -114,10 +115,12 @@ class RedisLimiter:
 
     async def take(self, limits: Sequence[Limit]) -> Decision:
         """Decide in one call to Redis, or within 100 ms without it; count the decision either way."""
-        try:
-            decision = await self._ask_redis(limits)
-        except StorageUnavailable:
-            decision = await self._local.take(limits)
+        with span("limit") as asked:
+            try:
+                decision = await self._ask_redis(limits)
+            except StorageUnavailable:
+                decision = await self._local.take(limits)
+            asked.set({"gateway.limit.allowed": decision.allowed, "gateway.limit.store": decision.store})
         for limit in [decision.refused_by] if decision.refused_by else limits:
             self._metrics.rate_limit_decisions.labels(
                 limit=limit.kind, decision="allowed" if decision.allowed else "refused", store=decision.store

@@ -16,6 +16,7 @@ from gateway.server import StartFailed
 from gateway.settings import ConfigFault, ConfigurationError, Settings, load_settings, read_variables
 from gateway.settings.load import SECRETS_DIRECTORY
 from gateway.store.client import connect
+from gateway.telemetry.tracing import open_tracer
 
 FAILED, MISUSED = 1, 2
 
@@ -47,7 +48,13 @@ def config_or_refuse(settings: Settings, path: Path | None = None) -> Config:
 def gateway_or_refuse(settings: Settings, url: SecretStr) -> Gateway:
     """Return a gateway on the Redis at `url`, or end with 2 and every fault of gateway.yaml."""
     try:
-        return Gateway(settings, redis=connect(url), environ=read_variables(), secrets_dir=SECRETS_DIRECTORY)
+        return Gateway(
+            settings,
+            redis=connect(url),
+            environ=read_variables(),
+            secrets_dir=SECRETS_DIRECTORY,
+            tracer=open_tracer(read_variables(env_file=None)),  # OpenTelemetry reads its variables itself, and no file
+        )
     except ConfigurationError as error:
         refuse(error.faults)
 

@@ -17,10 +17,12 @@ from gateway.http.problems import Problems
 from gateway.lifecycle import Lifecycle, Phase
 from gateway.telemetry.logs import frames_of, open_record
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.spans import Span, Tracer, root
 
 log = structlog.get_logger()
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+_SERVER_ERROR = 500
 _CLIENT_GONE = 499
 """What nginx logs for a caller that hung up before there was an answer."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -58,17 +60,25 @@ class RequestId:
 class RequestRecord:
     """Writes one log line a request and counts it (interface §6). Needs `RequestId` around it."""
 
-    def __init__(self, app: ASGIApp, *, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, clock: Clock, metrics: Metrics, tracer: Tracer | None) -> None:
         self._app = app
         self._clock = clock
         self._metrics = metrics
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; what happened inside adds to its line by `annotate`."""
+        """Answer one request; what happened inside adds to its line by `annotate`, and spans to its trace."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        traceparent = Headers(scope=scope).get("traceparent")
+        with root(self._tracer, "request", kind="server", traceparent=traceparent) as request:
+            await self._answer(scope, receive, send, request)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, request: Span) -> None:
         record = open_record()
+        if request.trace_id is not None:
+            record["trace_id"] = request.trace_id
         started = self._clock.monotonic()
         method = scope["method"] if scope["method"] in _METHODS else "other"
         status = _CLIENT_GONE
@@ -87,6 +97,7 @@ class RequestRecord:
             seconds = self._clock.monotonic() - started
             route = _route(scope)
             self._count(route, method, status, seconds, record)
+            _describe(request, route, method, status, record)
             log.info(
                 "request",
                 request_id=scope["state"]["request_id"],
@@ -107,6 +118,18 @@ class RequestRecord:
         if isinstance(client, str):
             label = self._metrics.client_label(client)
             self._metrics.client_requests.labels(client=label, code_class=f"{status // 100}xx").inc()
+
+
+def _describe(request: Span, route: str, method: str, status: int, record: Mapping[str, object]) -> None:
+    request.name(f"{method} {route}")
+    request.set({"http.request.method": method, "http.route": route, "http.response.status_code": status})
+    code, client = record.get("code"), record.get("client")
+    if isinstance(client, str):
+        request.set({"gateway.client": client})
+    if isinstance(code, str):
+        request.set({"gateway.code": code})
+        if status >= _SERVER_ERROR:  # what a caller did wrong is no failure of the server's (OpenTelemetry, HTTP spans)
+            request.fail(code)
 
 
 class CatchBugs:

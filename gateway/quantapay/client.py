@@ -39,6 +39,7 @@ from gateway.quantapay.payment_urls import PaymentUrls
 from gateway.quantapay.signing import checkout_signature
 from gateway.telemetry.logs import annotate
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.spans import span
 
 T = TypeVar("T")
 
@@ -167,18 +168,23 @@ class QuantaPay:
             await self._clock.sleep(pause)
 
     async def _attempt(self, call: _Call[T], body: bytes, attempt: Attempt) -> T:
-        """Make one attempt, and tell breakers, budget, metrics and the log line how it went."""
+        """Make one attempt, and tell breakers, budget, metrics, the log line and the trace how it went."""
         function = call.function
-        try:
-            with self._guard.watch(function.name, attempt):
-                result = await self._send(call, body, attempt)
-        except UpstreamError as error:
-            error.outcome = _outcome(function, attempt, error)
-            error.upstream_status = attempt.status
-            self._observe(function, error.code, attempt)
-            if isinstance(error, UpstreamThrottled):
-                await self._budget.throttled()
-            raise
+        with span("quantapay", {"quantapay.function": function.name}, kind="client") as tried:
+            try:
+                with self._guard.watch(function.name, attempt):
+                    result = await self._send(call, body, attempt)
+            except UpstreamError as error:
+                error.outcome = _outcome(function, attempt, error)
+                error.upstream_status = attempt.status
+                self._observe(function, error.code, attempt)
+                tried.fail(error.code)
+                if isinstance(error, UpstreamThrottled):
+                    await self._budget.throttled()
+                raise
+            finally:
+                if attempt.status is not None:
+                    tried.set({"http.response.status_code": attempt.status})
         self._observe(function, "ok", attempt)
         return result
 

@@ -11,6 +11,7 @@ from gateway.errors import UpstreamInvalidResponse, UpstreamTimeout, UpstreamUna
 from gateway.quantapay.attempt import Attempt
 from gateway.quantapay.envelope import Reply
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.spans import traceparent
 
 MOST_BYTES = 4 * 1024 * 1024
 """The longest answer that is read. A page of 100 transactions is about 60 KiB, and at worst, full of texts that a payer
@@ -70,6 +71,8 @@ class Endpoint:
         """
         attempt.started = self._clock.monotonic()
         headers = {**_HEADERS, "Content-Length": str(len(form))}
+        if (trace := traceparent()) is not None:
+            headers["traceparent"] = trace
         try:
             async with self._http.stream("POST", self._url, content=_noted(form, attempt), headers=headers) as response:
                 attempt.status = response.status_code

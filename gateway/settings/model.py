@@ -207,6 +207,12 @@ class Settings(BaseSettings):
         }
         return {name: secret for name, secret in found.items() if secret is not None}
 
+    @property
+    def webhook_secrets(self) -> tuple[SecretStr, ...]:
+        """Return the webhook secrets that are good now: two while they are rotated."""
+        found = (self.quantapay_webhook_secret, self.quantapay_webhook_secret_next)
+        return tuple(secret for secret in found if secret is not None)
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -32,6 +32,7 @@ from gateway.store.flight import MARGIN, Fetched, Flight, Served, SharedEntry
 from gateway.store.local_cache import Entry, LocalCache, newest
 from gateway.store.redis import Script, Store
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.spans import span
 
 __all__ = ["Cache", "CacheKey", "Fetched", "Found", "Served"]
 
@@ -115,9 +116,11 @@ class Cache:
         Raises what `fetch` raises, `UpstreamTimeout` if another's fetch does not end in time, and `NotReady` once
         closed. A caller who is cancelled ends nobody else's read.
         """
-        found = None if force else self._at_hand(key, fresh_for)
-        if found is None:
-            found = await self._by_flight(key, fresh_for, fetch, force)
+        with span("cache", {"quantapay.function": key.function}) as read:
+            found = None if force else self._at_hand(key, fresh_for)
+            if found is None:
+                found = await self._by_flight(key, fresh_for, fetch, force)
+            read.set({"gateway.cache.result": found.served})
         self._metrics.cache_lookups.labels(function=key.function, result=found.served).inc()
         return found
 

@@ -17,6 +17,7 @@ from gateway.store.redis import Store
 from gateway.tasks import end
 from gateway.telemetry.logs import frames_of
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.spans import Tracer
 from gateway.webhooks.lane import Lane
 from gateway.webhooks.outbox import subscriber_queue
 from gateway.webhooks.schedule import Schedule
@@ -41,6 +42,7 @@ class Deliveries:
         subscribers: Callable[[], Sequence[Subscriber]],
         clock: Clock,
         metrics: Metrics,
+        tracer: Tracer | None = None,
         sender: Sender | None = None,
         schedule: Schedule | None = None,
         queue: Callable[[Store, str], Queue] = subscriber_queue,
@@ -53,6 +55,7 @@ class Deliveries:
         self._subscribers = subscribers
         self._clock = clock
         self._metrics = metrics
+        self._tracer = tracer
         self._sender = sender or Sender(clock=clock)
         self._schedule = schedule or Schedule()
         self._queue = queue
@@ -116,6 +119,7 @@ class Deliveries:
             schedule=self._schedule,
             clock=self._clock,
             metrics=self._metrics,
+            tracer=self._tracer,
         )
         lane.start()
         return lane

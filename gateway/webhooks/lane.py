@@ -17,6 +17,7 @@ from gateway.store.queue import Backlog, Queue, Taken
 from gateway.tasks import end
 from gateway.telemetry.logs import frames_of
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.spans import Tracer, root
 from gateway.webhooks.schedule import Schedule
 from gateway.webhooks.sender import GONE, Outcome, Result, Sender
 
@@ -45,6 +46,7 @@ class Lane:
         schedule: Schedule,
         clock: Clock,
         metrics: Metrics,
+        tracer: Tracer | None = None,
     ) -> None:
         self.subscriber = subscriber
         """As configured now; each attempt goes by it as it was when the attempt began."""
@@ -55,6 +57,7 @@ class Lane:
         self._schedule = schedule
         self._clock = clock
         self._metrics = metrics
+        self._tracer = tracer
         self._attempts: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
         self._leaving = False
@@ -165,7 +168,12 @@ class Lane:
 
     async def _send(self, subscriber: Subscriber, taken: Taken) -> Result:
         try:
-            return await self._sender.send(subscriber, taken.id, taken.message)
+            with root(self._tracer, "deliver", kind="producer") as attempt:
+                attempt.set({"gateway.subscriber": subscriber.id, "gateway.attempt": taken.attempts + 1})
+                result = await self._sender.send(subscriber, taken.id, taken.message)
+                if result.outcome is not Outcome.DELIVERED:
+                    attempt.fail(result.outcome.value)
+                return result
         except Exception as error:  # a bug: what it strikes each time must end among the dead letters all the same
             self._tell(error)
             return Result(Outcome.UNREACHABLE, "internal error")

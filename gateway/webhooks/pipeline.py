@@ -20,6 +20,7 @@ from gateway.quantapay.client import QuantaPay
 from gateway.quota import Quota
 from gateway.store.redis import Store
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.spans import Tracer
 from gateway.webhooks.allowance import Allowance
 from gateway.webhooks.confirmation import Confirmation
 from gateway.webhooks.deliver import Deliveries
@@ -46,13 +47,16 @@ class Pipeline:
         config: Callable[[], Config],
         clock: Clock,
         metrics: Metrics,
+        tracer: Tracer | None,
     ) -> None:
         """Wire it; nothing is started.
 
         `keys` are the webhook secrets, `budget` is that of calls to QuantaPay and `deadline` what one may take, in
         seconds; `processes` returns how many there are, `config` gateway.yaml as it is now.
         """
-        self._deliveries = Deliveries(store, subscribers=lambda: config().subscribers, clock=clock, metrics=metrics)
+        self._deliveries = Deliveries(
+            store, subscribers=lambda: config().subscribers, clock=clock, metrics=metrics, tracer=tracer
+        )
         settlement = Settlement(
             sessions=sessions,
             agenda=agenda,

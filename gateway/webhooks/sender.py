@@ -22,6 +22,7 @@ from gateway import __version__
 from gateway.clock import Clock, utc
 from gateway.config import Subscriber
 from gateway.config.addresses import is_forbidden_address, is_private_address
+from gateway.telemetry.spans import traceparent
 from gateway.webhooks.schedule import retry_after
 from gateway.webhooks.signing import signed_headers
 
@@ -116,7 +117,7 @@ class Sender:
         signed = signed_headers(subscriber.secret, message_id=message_id, message=message, at=utc(self._clock.time()))
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._post(subscriber.url, {**_HEADERS, **signed}, message.encode())
+                return await self._post(subscriber.url, {**_HEADERS, **_trace(), **signed}, message.encode())
         except _FORESEEN as error:
             return _failed(error)
 
@@ -159,6 +160,11 @@ class Sender:
                 timeout=aiohttp.ClientTimeout(total=None, sock_read=self._timeout),
             )
         return self._sessions[scheme]
+
+
+def _trace() -> dict[str, str]:
+    trace = traceparent()
+    return {} if trace is None else {"traceparent": trace}
 
 
 def _open_socket(info: AddressInfo, *, is_plain: bool) -> socket.socket:

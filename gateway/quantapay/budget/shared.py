@@ -19,6 +19,7 @@ from gateway.quota import Quota
 from gateway.store.redis import PROBE_INTERVAL, Store
 from gateway.tasks import end
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.spans import span
 
 log = structlog.get_logger()
 
@@ -105,6 +106,10 @@ class SharedBudget:
         Raises `UpstreamBudgetExhausted`, at once if no grant is to be had in that time; that costs nothing. A
         call that is cancelled meanwhile may have been granted: that wastes one and does no other harm.
         """
+        with span("budget", {"quantapay.urgency": urgency.value}):
+            await self._wait_for_one(urgency)
+
+    async def _wait_for_one(self, urgency: Urgency) -> None:
         patience = 0.0 if urgency is Urgency.BACKGROUND else PATIENCE
         until = self._clock.monotonic() + patience
         while (wait := await self._try(DEPTHS[urgency])) > 0:

@@ -1,0 +1,215 @@
+"""Traces: what a span says, that it says no more, and that nothing is done where nobody traces."""
+
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from gateway.telemetry import spans
+from gateway.telemetry.opentelemetry import OpenTelemetryTracer
+from gateway.telemetry.tracing import open_tracer
+from tests.plugins.gateway import MARKER, ORDERS_KEY, WEBHOOK_SECRET, example_config, quote, running
+from tests.plugins.processes import clean_environ, until
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
+RATE = "/exchange-rates/btc?currency=usd"
+ALLOWED = {
+    "error.type",
+    "gateway.attempt",
+    "gateway.cache.result",
+    "gateway.client",
+    "gateway.code",
+    "gateway.limit.allowed",
+    "gateway.limit.store",
+    "gateway.subscriber",
+    "http.request.method",
+    "http.response.status_code",
+    "http.route",
+    "quantapay.function",
+    "quantapay.urgency",
+}
+
+
+@contextmanager
+def traced(settings, **parts):
+    exporter = InMemorySpanExporter()
+    with running(settings, tracer=OpenTelemetryTracer(SimpleSpanProcessor(exporter)), **parts) as outside:
+        yield outside, exporter.get_finished_spans
+
+
+@pytest.fixture
+def config():
+    config = example_config()
+    del config["cache"]
+    # Nobody listens there.
+    config["subscribers"] = [{"id": "books", "url": "http://127.0.0.1:9/secret-path", "secret": f"whsec_{'E' * 42}A="}]
+    return config
+
+
+def names(found):
+    return [span.name for span in found]
+
+
+def test_a_request_is_one_trace_with_what_it_waited_for(settings_of, config, simulator, valkey):
+    with traced(settings_of(config)) as (outside, finished):
+        assert outside.http.get(RATE, headers={"traceparent": TRACEPARENT}).status_code == 200
+        until(lambda: "GET /exchange-rates/{cryptocurrency}" in names(finished()), "the request is over")
+        found = {span.name: span for span in finished()}
+        assert set(found) == {"GET /exchange-rates/{cryptocurrency}", "limit", "cache", "quantapay", "budget"}
+        assert {f"{span.context.trace_id:032x}" for span in found.values()} == {TRACE}
+        request = found["GET /exchange-rates/{cryptocurrency}"]
+        assert f"{request.parent.span_id:016x}" == PARENT
+        assert dict(request.attributes) == {
+            "http.request.method": "GET",
+            "http.route": "/exchange-rates/{cryptocurrency}",
+            "http.response.status_code": 200,
+            "gateway.client": "orders",
+        }
+        assert found["cache"].attributes["gateway.cache.result"] == "miss"
+        assert found["limit"].attributes["gateway.limit.allowed"] is True
+        assert found["quantapay"].attributes["quantapay.function"] == "get-exchange-rates"
+        assert found["budget"].parent.span_id == found["quantapay"].context.span_id
+
+
+def test_two_requests_are_two_traces_and_a_bad_traceparent_begins_another(settings_of, config, simulator, valkey):
+    with traced(settings_of(config)) as (outside, finished):
+        for header in ("garbage", f"00-{'0' * 32}-{PARENT}-01", f"ff-{TRACE}-{PARENT}-01", TRACEPARENT.upper()):
+            outside.http.get("/livez", headers={"traceparent": header})
+        until(lambda: names(finished()).count("GET /livez") == 4, "all are over")
+        traces = {span.context.trace_id for span in finished()}
+        assert len(traces) == 4
+        assert int(TRACE, 16) not in traces
+
+
+def test_a_failure_is_told_by_its_code_alone(settings_of, config, simulator, valkey):
+    simulator.scenario("garbage")
+    with traced(settings_of(config)) as (outside, finished):
+        assert outside.http.get(RATE).status_code == 502
+        assert outside.http.get("/transactions?page=x").status_code == 422
+        until(lambda: "GET /transactions" in names(finished()), "both are over")
+        failed = [span for span in finished() if not span.status.is_unset]
+        assert {span.name for span in failed} == {"GET /exchange-rates/{cryptocurrency}", "quantapay"}
+        for span in failed:
+            assert span.status.description is None
+            assert span.attributes["error.type"] == "upstream-invalid-response"
+        assert all(not span.events for span in finished())
+
+
+def test_an_attempt_to_deliver_an_event_is_a_trace(settings_of, config, simulator, valkey_factory):
+    with traced(settings_of(config, redis_url=valkey_factory().url)) as (outside, finished):
+        row = httpx.post(f"{simulator.url}/simulator/transactions", json={"external_reference": "nobody's"}).json()
+        httpx.post(f"{outside.url}/webhooks/quantapay", json={"key": WEBHOOK_SECRET, "transaction": row})
+        until(lambda: "deliver" in names(finished()), "it is tried")
+        attempt = next(span for span in finished() if span.name == "deliver")
+        assert dict(attempt.attributes) == {
+            "gateway.subscriber": "books",
+            "gateway.attempt": 1,
+            "error.type": "unreachable",
+        }
+
+
+def test_no_secret_token_query_or_text_of_others_is_in_any_span(settings_of, config, simulator, valkey):
+    with traced(settings_of(config)) as (outside, finished):
+        shown = outside.browser.post("/checkout-sessions", json=quote(order_id="order-of-somebody")).json()
+        token = shown["client_token"]
+        with httpx.Client(base_url=outside.url) as browser:
+            path = f"/checkout-sessions/{shown['id']}/events?token={token}"
+            with browser.stream("GET", path) as answer:
+                next(answer.iter_lines())
+            browser.get(f"/nothing/here?token={token}")
+            browser.get("/balances", headers={"Authorization": "Bearer qsk_of-somebody"})
+        outside.http.get("/transactions?search=name-of-somebody")
+        outside.http.post("/functions/odd-one", json={"secret": "text-of-somebody"})
+        row = {"id": "1", "status": "C", "external_reference": "order-of-somebody", "title": "title-of-somebody"}
+        httpx.post(f"{outside.url}/webhooks/quantapay", json={"key": WEBHOOK_SECRET, "transaction": row})
+        httpx.post(f"{outside.url}/webhooks/quantapay", json={"key": "key-of-somebody", "transaction": row})
+        simulator.scenario("html-error")
+        outside.http.get("/credit-balance")
+        outside.http.post("/checkout-sessions", json={"price": "1", "currency": "usd", "order_id": "b-of-somebody"})
+        until(lambda: len(finished()) > 20, "spans are there")
+    text = "\n".join(span.to_json() for span in finished())
+    for secret in (MARKER, ORDERS_KEY, token, shown["id"], "somebody", "secret-path", "127.0.0.1", "?"):
+        assert secret not in text
+    for span in finished():
+        assert set(span.attributes) <= ALLOWED
+        assert not span.events
+    assert set(finished()[0].resource.attributes) == {"service.name"}
+
+
+def test_the_log_line_names_the_trace(settings_of, config, simulator, valkey, log_lines):
+    with traced(settings_of(config)) as (outside, finished):
+        outside.http.get("/livez", headers={"traceparent": TRACEPARENT})
+        until(finished, "the request is over")
+    assert f'"trace_id": "{TRACE}"' in log_lines.getvalue()
+
+
+def test_without_a_tracer_a_callers_trace_is_passed_on_and_nothing_else_is(settings_of, config, simulator, valkey):
+    passed = []
+    with running(settings_of(config)) as outside:
+        post = outside.inside.services.quantapay._endpoint._http.stream
+
+        def noted(*args, headers, **more):
+            passed.append(headers.get("traceparent"))
+            return post(*args, headers=headers, **more)
+
+        outside.inside.services.quantapay._endpoint._http.stream = noted
+        for header in (TRACEPARENT, "garbage", None):
+            headers = {"Cache-Control": "no-cache"} | ({} if header is None else {"traceparent": header})
+            assert outside.http.get("/balances", headers=headers).status_code == 200
+    assert passed == [TRACEPARENT, None, None]
+
+
+def test_where_nobody_traces_none_of_it_is_imported():
+    code = (
+        "import sys, gateway.cli.program, gateway.telemetry.tracing as t; t.open_tracer({});"
+        "print([name for name in sys.modules if name == 'gateway.telemetry.opentelemetry'])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], env=clean_environ(), capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+def test_a_span_that_nobody_sees_is_always_the_same_object():
+    assert spans.span("limit") is spans.span("cache", {"quantapay.function": "get-balances"})
+    assert spans.traceparent() is None
+    with spans.span("limit") as nothing:
+        nothing.set({"a": 1})
+        nothing.name("b")
+        nothing.fail("c")
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_SDK_DISABLED": "True"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_TRACES_EXPORTER": "none"},
+    ],
+)
+def test_it_is_off_unless_it_is_said_where_traces_go(environ):
+    assert open_tracer(environ) is None
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch):
+    import structlog
+
+    monkeypatch.setattr("gateway.telemetry.tracing.find_spec", lambda _name: None)
+    with structlog.testing.capture_logs() as lines:
+        assert open_tracer({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}) is None
+    assert "quantapay-gateway[otel]" in lines[0]["event"]
+
+
+async def test_a_collector_that_is_away_holds_nobody_up(monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    tracer = open_tracer({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"})
+    with spans.root(tracer, "request", kind="server"), spans.span("limit"):
+        assert spans.traceparent().startswith("00-")
+    started = time.monotonic()
+    await tracer.close()
+    assert time.monotonic() - started < 5, "about a second"
