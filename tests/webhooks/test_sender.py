@@ -16,6 +16,7 @@ from gateway import __version__
 from gateway.clock import SystemClock, utc
 from gateway.config import Subscriber
 from gateway.telemetry.metrics import DELIVERY_OUTCOMES
+from gateway.telemetry.spans import root
 from gateway.webhooks.sender import Outcome, Result, Sender
 
 OLD, NEW = (f"whsec_{letter * 42}A=" for letter in "CD")
@@ -106,6 +107,13 @@ async def test_an_event_arrives_as_it_is_with_a_signature_that_the_public_librar
         "user-agent": f"quantapay-gateway/{__version__}",
         "connection": "close",
     }
+
+
+async def test_a_subscriber_is_told_of_the_trace(sender, hook):
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with root(None, "deliver", kind="producer", traceparent=traceparent):
+        await sender.send(to(hook.url), "msg_1", MESSAGE)
+    assert hook.requests[0].headers["traceparent"] == traceparent
 
 
 async def test_while_a_secret_is_rotated_either_verifies_and_no_other(sender, hook):
