@@ -77,8 +77,6 @@ class RequestRecord:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, request: Span) -> None:
         record = open_record()
-        if request.trace_id is not None:
-            record["trace_id"] = request.trace_id
         started = self._clock.monotonic()
         method = scope["method"] if scope["method"] in _METHODS else "other"
         status = _CLIENT_GONE

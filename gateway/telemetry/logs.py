@@ -16,6 +16,8 @@ from typing import Any, TextIO
 import structlog
 from pydantic import SecretStr
 
+from gateway.telemetry.spans import trace_id
+
 _record: ContextVar[dict[str, object] | None] = ContextVar("request_record", default=None)
 
 _TOKENS = re.compile(r"\b(qsk_|cst_|whsec_)[A-Za-z0-9_+/=-]{8,}")
@@ -76,6 +78,7 @@ def configure(*, level: str, json: bool, secrets: Iterable[SecretStr], stream: T
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _name_trace,
     ]
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
@@ -88,6 +91,13 @@ def configure(*, level: str, json: bool, secrets: Iterable[SecretStr], stream: T
     handler = _LibraryHandler()
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
+
+
+def _name_trace(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add the trace that a line belongs to, if there is one (a structlog processor)."""
+    if (trace := trace_id()) is not None:
+        event["trace_id"] = trace
+    return event
 
 
 class _LibraryHandler(logging.Handler):

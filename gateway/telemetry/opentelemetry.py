@@ -33,10 +33,6 @@ class _Span:
     def __init__(self, span: OtelSpan) -> None:
         self._span = span
 
-    @property
-    def trace_id(self) -> str:
-        return f"{self._span.get_span_context().trace_id:032x}"
-
     def set(self, attributes: Attributes) -> None:
         self._span.set_attributes(attributes)
 

@@ -22,10 +22,6 @@ _TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{
 class Span(Protocol):
     """A stretch of time, and what it was about."""
 
-    @property
-    def trace_id(self) -> str | None:
-        """Name its trace, for the log."""
-
     def set(self, attributes: Attributes) -> None:
         """Say more of it."""
 
@@ -53,8 +49,6 @@ class Tracer(Protocol):
 
 class _Untraced:
     """A span that nobody sees."""
-
-    trace_id: str | None = None
 
     def set(self, attributes: Attributes) -> None:
         """Do nothing."""
@@ -97,3 +91,9 @@ def traceparent() -> str | None:
     """Return what to tell another process of the current trace, if there is one."""
     tracer = _tracer.get()
     return _callers.get() if tracer is None else tracer.traceparent()
+
+
+def trace_id() -> str | None:
+    """Name the trace that is recorded here, for the log; None where nobody traces."""
+    tracer = _tracer.get()
+    return None if tracer is None else tracer.traceparent().split("-")[1]

@@ -17,7 +17,7 @@ from gateway.store.queue import Backlog, Queue, Taken
 from gateway.tasks import end
 from gateway.telemetry.logs import frames_of
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.spans import Tracer, root
+from gateway.telemetry.spans import Span, Tracer, root
 from gateway.webhooks.schedule import Schedule
 from gateway.webhooks.sender import GONE, Outcome, Result, Sender
 
@@ -131,19 +131,23 @@ class Lane:
 
     async def _attempt(self, taken: Taken) -> None:
         try:
-            await self._hand_over(taken)
+            with root(self._tracer, "deliver", kind="producer") as traced:
+                await self._hand_over(taken, traced)
         except StorageUnavailable:
             pass  # the event comes back when its lease ends
         except Exception as error:  # the lane goes on, and the event comes back
             self._tell(error)
 
-    async def _hand_over(self, taken: Taken) -> None:
+    async def _hand_over(self, taken: Taken, traced: Span) -> None:
         subscriber = self.subscriber
+        attempt = taken.attempts + 1
+        traced.set({"gateway.subscriber": subscriber.id, "gateway.attempt": attempt})
         started = self._clock.monotonic()
         result = await self._send(subscriber, taken)
         milliseconds = round((self._clock.monotonic() - started) * 1000)
         self._metrics.webhook_deliveries.labels(subscriber=subscriber.id, outcome=result.outcome).inc()
-        attempt = taken.attempts + 1
+        if result.outcome is not Outcome.DELIVERED:
+            traced.fail(result.outcome.value)
         pause = self._pause(result, attempt)
         (log.info if result.outcome is Outcome.DELIVERED else log.warning)(
             "attempt to deliver an event",
@@ -168,12 +172,7 @@ class Lane:
 
     async def _send(self, subscriber: Subscriber, taken: Taken) -> Result:
         try:
-            with root(self._tracer, "deliver", kind="producer") as attempt:
-                attempt.set({"gateway.subscriber": subscriber.id, "gateway.attempt": taken.attempts + 1})
-                result = await self._sender.send(subscriber, taken.id, taken.message)
-                if result.outcome is not Outcome.DELIVERED:
-                    attempt.fail(result.outcome.value)
-                return result
+            return await self._sender.send(subscriber, taken.id, taken.message)
         except Exception as error:  # a bug: what it strikes each time must end among the dead letters all the same
             self._tell(error)
             return Result(Outcome.UNREACHABLE, "internal error")

@@ -1,24 +1,34 @@
 """Traces: what a span says, that it says no more, and that nothing is done where nobody traces."""
 
+import json
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
+import structlog
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from gateway.telemetry import spans
+from gateway.telemetry import logs, spans
 from gateway.telemetry.opentelemetry import OpenTelemetryTracer
 from gateway.telemetry.tracing import open_tracer
+from gateway.webhooks.sender import Sender
 from tests.plugins.gateway import MARKER, ORDERS_KEY, WEBHOOK_SECRET, example_config, quote, running
 from tests.plugins.processes import clean_environ, until
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
 RATE = "/exchange-rates/btc?currency=usd"
+AWAY = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+"""Nobody listens there."""
 ALLOWED = {
     "error.type",
     "gateway.attempt",
@@ -52,8 +62,45 @@ def config():
     return config
 
 
+@pytest.fixture
+def lines(log_lines):
+    """What the gateway logs from now on, as a function."""
+    logs.configure(level="debug", json=True, secrets=[], stream=log_lines)
+    before = len(log_lines.getvalue())
+    return lambda: [json.loads(line) for line in log_lines.getvalue()[before:].splitlines()]
+
+
+@pytest.fixture
+def collector():
+    """An address that takes traces by OTLP, and what it was sent."""
+    sent = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            sent.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    serving = threading.Thread(target=server.serve_forever, args=(0.05,))
+    serving.start()
+    yield f"http://127.0.0.1:{server.server_port}", sent
+    server.shutdown()
+    serving.join()
+    server.server_close()
+
+
 def names(found):
     return [span.name for span in found]
+
+
+def announce(outside, simulator):
+    """Have the gateway hear of a payment, which it tells its subscriber of."""
+    row = httpx.post(f"{simulator.url}/simulator/transactions", json={"external_reference": "nobody's"}).json()
+    httpx.post(f"{outside.url}/webhooks/quantapay", json={"key": WEBHOOK_SECRET, "transaction": row})
 
 
 def test_a_request_is_one_trace_with_what_it_waited_for(settings_of, config, simulator, valkey):
@@ -101,10 +148,11 @@ def test_a_failure_is_told_by_its_code_alone(settings_of, config, simulator, val
         assert all(not span.events for span in finished())
 
 
-def test_an_attempt_to_deliver_an_event_is_a_trace(settings_of, config, simulator, valkey_factory):
+def test_an_attempt_to_deliver_an_event_is_a_trace_that_its_line_names(
+    settings_of, config, simulator, valkey_factory, lines
+):
     with traced(settings_of(config, redis_url=valkey_factory().url)) as (outside, finished):
-        row = httpx.post(f"{simulator.url}/simulator/transactions", json={"external_reference": "nobody's"}).json()
-        httpx.post(f"{outside.url}/webhooks/quantapay", json={"key": WEBHOOK_SECRET, "transaction": row})
+        announce(outside, simulator)
         until(lambda: "deliver" in names(finished()), "it is tried")
         attempt = next(span for span in finished() if span.name == "deliver")
         assert dict(attempt.attributes) == {
@@ -112,6 +160,23 @@ def test_an_attempt_to_deliver_an_event_is_a_trace(settings_of, config, simulato
             "gateway.attempt": 1,
             "error.type": "unreachable",
         }
+    line = next(line for line in lines() if line["event"] == "attempt to deliver an event")
+    assert line["trace_id"] == f"{attempt.context.trace_id:032x}"
+
+
+def test_an_attempt_that_meets_a_bug_is_told_as_failed_without_its_text(
+    settings_of, config, simulator, valkey_factory, monkeypatch
+):
+    async def broken(*_args):
+        raise LookupError("text-of-somebody")
+
+    monkeypatch.setattr(Sender, "send", broken)
+    with traced(settings_of(config, redis_url=valkey_factory().url)) as (outside, finished):
+        announce(outside, simulator)
+        until(lambda: "deliver" in names(finished()), "it is tried")
+        attempt = next(span for span in finished() if span.name == "deliver")
+    assert not attempt.status.is_unset
+    assert "text-of-somebody" not in attempt.to_json()
 
 
 def test_no_secret_token_query_or_text_of_others_is_in_any_span(settings_of, config, simulator, valkey):
@@ -142,11 +207,14 @@ def test_no_secret_token_query_or_text_of_others_is_in_any_span(settings_of, con
     assert set(finished()[0].resource.attributes) == {"service.name"}
 
 
-def test_the_log_line_names_the_trace(settings_of, config, simulator, valkey, log_lines):
+def test_every_line_of_a_request_names_the_trace_and_no_other_does(settings_of, config, simulator, valkey, lines):
     with traced(settings_of(config)) as (outside, finished):
         outside.http.get("/livez", headers={"traceparent": TRACEPARENT})
         until(finished, "the request is over")
-    assert f'"trace_id": "{TRACE}"' in log_lines.getvalue()
+    structlog.get_logger().info("outside")
+    by_event = {line["event"]: line for line in lines()}
+    assert by_event["request"]["trace_id"] == TRACE
+    assert "trace_id" not in by_event["outside"]
 
 
 def test_without_a_tracer_a_callers_trace_is_passed_on_and_nothing_else_is(settings_of, config, simulator, valkey):
@@ -188,28 +256,73 @@ def test_a_span_that_nobody_sees_is_always_the_same_object():
     [
         {},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
-        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_SDK_DISABLED": "True"},
-        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_TRACES_EXPORTER": "none"},
+        {**AWAY, "OTEL_SDK_DISABLED": " True "},
+        {**AWAY, "OTEL_TRACES_EXPORTER": "none"},
+        {**AWAY, "OTEL_TRACES_EXPORTER": "console"},
     ],
 )
 def test_it_is_off_unless_it_is_said_where_traces_go(environ):
     assert open_tracer(environ) is None
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch):
-    import structlog
+@pytest.mark.parametrize("environ", [AWAY, {"OTEL_TRACES_EXPORTER": "otlp"}])
+async def test_an_endpoint_or_the_exporters_name_switches_it_on(environ):
+    tracer = open_tracer(environ)
+    assert isinstance(tracer, OpenTelemetryTracer)
+    await tracer.close()
 
-    monkeypatch.setattr("gateway.telemetry.tracing.find_spec", lambda _name: None)
-    with structlog.testing.capture_logs() as lines:
-        assert open_tracer({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}) is None
-    assert "quantapay-gateway[otel]" in lines[0]["event"]
+
+def test_an_exporter_that_it_does_not_have_is_told_of():
+    with structlog.testing.capture_logs() as said:
+        open_tracer({**AWAY, "OTEL_TRACES_EXPORTER": "console"})
+    assert "OTEL_TRACES_EXPORTER" in said[0]["event"]
+
+
+@pytest.mark.parametrize("missing", ["opentelemetry.sdk.trace", "opentelemetry.exporter"])
+def test_without_all_of_the_extra_it_says_what_to_install(monkeypatch, missing):
+    for name in [*sys.modules]:
+        if name == "gateway.telemetry.opentelemetry" or name.startswith(f"{missing}."):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)  # how Python notes that there is no such module
+    with structlog.testing.capture_logs() as said:
+        assert open_tracer(AWAY) is None
+    assert "quantapay-gateway[otel]" in said[0]["event"]
+
+
+def test_a_variable_that_the_sdk_refuses_costs_the_traces_and_not_the_gateway(monkeypatch):
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "1")  # less than a batch
+    with structlog.testing.capture_logs() as said:
+        assert open_tracer(AWAY) is None
+    assert "OTEL_*" in said[0]["event"]
 
 
 async def test_a_collector_that_is_away_holds_nobody_up(monkeypatch):
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    tracer = open_tracer({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"})
+    monkeypatch.setenv(*next(iter(AWAY.items())))
+    tracer = open_tracer(AWAY)
     with spans.root(tracer, "request", kind="server"), spans.span("limit"):
         assert spans.traceparent().startswith("00-")
     started = time.monotonic()
     await tracer.close()
     assert time.monotonic() - started < 5, "about a second"
+
+
+def test_workers_send_their_last_spans_when_they_end(start_gateway, collector):
+    url, sent = collector
+    hour = "3600000"
+    gateway = start_gateway(
+        GATEWAY_WORKERS="2", OTEL_EXPORTER_OTLP_ENDPOINT=url, OTEL_BSP_SCHEDULE_DELAY=hour, OTEL_SERVICE_NAME="till"
+    )
+    for _ in range(10):
+        assert gateway.get("/balances").status_code == 200
+    assert gateway.get(f"/exchange-rates/btc?token={MARKER}").status_code == 422
+    assert sent == []
+    gateway.send(signal.SIGTERM)
+    assert gateway.process.wait(20) == 0
+    received = [whole for body in sent for whole in ExportTraceServiceRequest.FromString(body).resource_spans]
+    counts = Counter(span.name for whole in received for scope in whole.scope_spans for span in scope.spans)
+    assert counts["GET /balances"] == 10
+    assert counts["GET /exchange-rates/{cryptocurrency}"] == 1
+    resources = {(one.key, one.value.string_value) for whole in received for one in whole.resource.attributes}
+    assert resources == {("service.name", "till")}
+    for secret in (MARKER, ORDERS_KEY):
+        assert secret.encode() not in b"".join(sent)
