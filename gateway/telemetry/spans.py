@@ -65,10 +65,18 @@ _tracer: ContextVar[Tracer | None] = ContextVar("tracer", default=None)
 _callers: ContextVar[str | None] = ContextVar("traceparent", default=None)
 
 
-@contextmanager
-def root(tracer: Tracer | None, name: str, *, kind: Kind, traceparent: str | None = None) -> Iterator[Span]:
+def root(
+    tracer: Tracer | None, name: str, *, kind: Kind, traceparent: str | None = None
+) -> AbstractContextManager[Span]:
     """Begin a trace, or go on with a caller's. Without a tracer there are no spans inside."""
     parent = traceparent if traceparent is not None and _TRACEPARENT.fullmatch(traceparent) else None
+    if tracer is None and parent is None and _tracer.get() is None and _callers.get() is None:
+        return _UNTRACED  # nothing to carry inside, and nothing from outside to hide
+    return _carried(tracer, name, kind, parent)
+
+
+@contextmanager
+def _carried(tracer: Tracer | None, name: str, kind: Kind, parent: str | None) -> Iterator[Span]:
     tokens = _tracer.set(tracer), _callers.set(parent)
     started = _UNTRACED if tracer is None else tracer.start(name, kind=kind, attributes={}, parent=parent, is_root=True)
     try:

@@ -251,6 +251,16 @@ def test_a_span_that_nobody_sees_is_always_the_same_object():
         nothing.fail("c")
 
 
+def test_a_request_that_begins_inside_another_has_nothing_of_its_trace():
+    """As one does that was sent before the other was answered (HTTP pipelining)."""
+    with spans.root(None, "request", kind="server", traceparent=TRACEPARENT):
+        assert spans.traceparent() == TRACEPARENT
+        with spans.root(None, "request", kind="server"):
+            assert spans.traceparent() is None
+        assert spans.traceparent() == TRACEPARENT
+    assert spans.traceparent() is None
+
+
 @pytest.mark.parametrize(
     "environ",
     [
