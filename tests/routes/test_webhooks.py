@@ -138,7 +138,7 @@ def test_a_missing_key_is_a_wrong_one(gateway, log_lines):
         (webhook(), {"Content-Type": "text/plain"}, 415, "unsupported-media-type"),
         (webhook(), {"Content-Type": "application/x-www-form-urlencoded"}, 415, "unsupported-media-type"),
         (webhook(), {"Content-Type": "application/json; charset=latin-1"}, 415, "unsupported-media-type"),
-        (gzip.compress(b" " * 30_000_000), {"Content-Encoding": "gzip"}, 415, "unsupported-media-type"),
+        (gzip.compress(b" " * 30_000_000, mtime=0), {"Content-Encoding": "gzip"}, 415, "unsupported-media-type"),
         (webhook(), {"Content-Encoding": "br, identity"}, 415, "unsupported-media-type"),
         (webhook(a=" " * 65_536), {}, 413, "request-too-large"),
         (webhook(a=" " * 5_000_000), {}, 413, "request-too-large"),
