@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from tests.plugins.gateway import API_KEY, WEBHOOK_SECRET
-from tests.plugins.processes import free_port, until
+from tests.plugins.processes import free_ports, until
 
 ROOT = Path(__file__).parents[2]
 PLACES = re.compile(r"(?<![\w./])/(opt/gateway|src|data|etc/quantapay-gateway)\b")
@@ -160,7 +160,7 @@ def as_user(image: Image, *command: str, **environ: str) -> list[str]:
 
 @pytest.mark.timeout(600)
 def test_what_the_dockerfile_builds_serves_as_its_user_and_stops_in_time(image: Image) -> None:
-    port, ops_port = free_port(), free_port()
+    port, ops_port = free_ports(2)
     environ = {
         "GATEWAY_PORT": str(port),
         "GATEWAY_OPS_PORT": str(ops_port),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -25,9 +26,15 @@ def clean_environ(**more: str) -> dict[str, str]:
     return {**inherited, **more}
 
 
+def free_ports(count: int) -> list[int]:
+    """Return ports that are free, and none of them twice: all are held until the last is found."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def until(condition: Callable[[], object], what: str, *, every: float = 0.02) -> None:
@@ -56,7 +63,8 @@ class GatewayProcess:
     """`serve` as a process; its log goes to a file."""
 
     def __init__(self, folder: Path, environ: dict[str, str]) -> None:
-        self.port, self.ops_port = int(environ.get("GATEWAY_PORT") or free_port()), free_port()
+        port, self.ops_port = free_ports(2)
+        self.port = int(environ.get("GATEWAY_PORT") or port)
         self.url, self.ops_url = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.ops_port}"
         # One client, which a fresh connection a request keeps honest: a client of its own for each would cost 20 ms.
         self._http = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0))

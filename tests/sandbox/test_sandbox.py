@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 
 from gateway.cli.program import app
 from gateway.server import bind
-from tests.plugins.processes import children_of, clean_environ, free_port, gone, until
+from tests.plugins.processes import children_of, clean_environ, free_ports, gone, until
 
 
 class Sandbox:
     def __init__(self, folder: Path) -> None:
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
-        self.port, self.ops_port, self.simulator_port, self.storefront_port = (free_port() for _ in range(4))
+        self.port, self.ops_port, self.simulator_port, self.storefront_port = free_ports(4)
         self._output = folder / "output"
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
