@@ -26,9 +26,10 @@ from gateway.clock import Clock, SystemClock
 from gateway.config import Config, ConfigFault, ConfigFile, config_path
 from gateway.errors import GatewayError
 from gateway.http.cors import Cors
-from gateway.http.middleware import CatchBugs, CloseWhenDraining, HeadAsGet, RequestId, RequestRecord
+from gateway.http.middleware import AnswerHeaders, CatchBugs, HeadAsGet, RequestRecord
 from gateway.http.openapi import specification
 from gateway.http.problems import Problems
+from gateway.http.routing import Direct
 from gateway.http.services import Services
 from gateway.lifecycle import Lifecycle
 from gateway.payments.agenda import Agenda
@@ -154,7 +155,7 @@ class Gateway:
             idempotency=Idempotency(store, clock=clock, metrics=metrics, hold=hold),
             keyring=Keyring(self.config.current.clients),
             lifecycle=Lifecycle(),
-            limiter=RedisLimiter(store, LocalLimiter(clock, self._processes), metrics=metrics),
+            limiter=RedisLimiter(store, LocalLimiter(clock, self._processes), clock=clock, metrics=metrics),
             origins=Origins(self.config.current.clients),
             public_url=settings.public_url or "",
             quantapay=self._quantapay,
@@ -194,6 +195,8 @@ class Gateway:
         """Build what callers reach. Its lifespan starts and stops everything that runs beside requests."""
         services = self.services
         problems = Problems(services.public_url)
+        resources = (balances, rates, checkout_sessions, transactions, functions, webhooks, operations, sdk)
+        routes = [route for resource in resources for route in resource.router.routes]
         app = FastAPI(
             title="QuantaPay Gateway",
             version=__version__,
@@ -203,12 +206,12 @@ class Gateway:
             telemetry=_NO_TELEMETRY,
             lifespan=self._lifespan,
             middleware=[
-                Middleware(RequestId, clock=services.clock),
-                Middleware(CloseWhenDraining, lifecycle=services.lifecycle),
+                Middleware(AnswerHeaders, clock=services.clock, lifecycle=services.lifecycle),
                 Middleware(RequestRecord, clock=services.clock, metrics=self.metrics, tracer=self._tracer),
                 Middleware(Cors, services=services, problems=problems),
                 Middleware(CatchBugs, problems=problems),
                 Middleware(HeadAsGet),
+                Middleware(Direct, routes=routes, services=services, problems=problems),
             ],
             exception_handlers={
                 GatewayError: problems.on_gateway_error,
@@ -217,7 +220,6 @@ class Gateway:
             },
         )
         app.state.services = services
-        resources = (balances, rates, checkout_sessions, transactions, functions, webhooks, operations, sdk)
         for resource in resources:
             app.include_router(resource.router)
         if self._settings.docs:

@@ -1,8 +1,10 @@
--- GCRA over all of a request's limits, in one step: check all, then take all or none (interface §2.3).
+-- GCRA over requests and all of their limits, in one step: check all of a request's, then take all or none, then the
+-- next request (interface §2.3).
 --
--- KEYS  one a limit, all in one hash slot; each holds when its limit will be full again ("TAT"), or is absent.
--- ARGV  amount and window (in microseconds) of each key's limit.
--- Returns 1 if taken, else 0; then for each key how far its TAT lies ahead of now, as two integers.
+-- KEYS  one a limit, request by request, all in one hash slot; each holds when its limit will be full again ("TAT"), or
+--       is absent. Two requests may have the same.
+-- ARGV  for each request the number of its limits; after it amount and window (in microseconds) of each.
+-- Returns for each request 1 if taken, else 0; then for each limit how far its TAT lies ahead of now, as two integers.
 --
 -- One request of "amount in window" costs window/amount microseconds, which is rarely whole. So that no rate
 -- drifts, a time is kept as "whole/part": whole microseconds plus part/amount of another. Every number stays an
@@ -11,55 +13,78 @@
 local time = redis.call("TIME")
 local now = time[1] * 1000000 + time[2]
 
+-- TATs by key, read once and written at the end: requests that come at the same time often have one client.
+local tats, changed = {}, {}
+
+local function read(key)
+  if not tats[key] then
+    local stored = redis.call("GET", key)
+    if stored then
+      local whole, part = string.match(stored, "^(%d+)/(%d+)$")
+      tats[key] = {tonumber(whole), tonumber(part)}
+    else
+      tats[key] = {now, 0}
+    end
+  end
+  return tats[key][1], tats[key][2]
+end
+
 local function keep(key, whole, part)
+  tats[key] = {whole, part}
+  changed[key] = true
+end
+
+-- Returns the TAT before a request and after it, as four numbers.
+local function step(key, amount, window)
+  local whole, part = read(key)
+  if part >= amount then  -- of another amount, before a change of configuration
+    whole, part = whole + 1, 0
+  end
+  if whole < now then
+    whole, part = now, 0
+  elseif whole > now + window or (whole == now + window and part > 0) then
+    -- Further ahead than this limit can get: the clock was set back, or the window was longer. Kept even if
+    -- the request is refused, or clients would be locked out until the clock has caught up.
+    whole, part = now + window, 0
+    keep(key, whole, part)
+  end
+  local later, rest = whole + math.floor(window / amount), part + window % amount
+  if rest >= amount then
+    later, rest = later + 1, rest - amount
+  end
+  return whole, part, later, rest
+end
+
+local reply = {}
+local key, arg = 1, 1
+while key <= #KEYS do
+  local steps, allowed = {}, 1
+  for i = 1, tonumber(ARGV[arg]) do
+    local window = tonumber(ARGV[arg + 2 * i])
+    local whole, part, later, rest = step(KEYS[key + i - 1], tonumber(ARGV[arg + 2 * i - 1]), window)
+    steps[i] = {whole, part, later, rest}
+    if later > now + window or (later == now + window and rest > 0) then
+      allowed = 0
+    end
+  end
+  reply[#reply + 1] = allowed
+  for i, found in ipairs(steps) do
+    local whole, part = found[1], found[2]
+    if allowed == 1 then
+      whole, part = found[3], found[4]
+      keep(KEYS[key + i - 1], whole, part)
+    end
+    reply[#reply + 1] = whole - now
+    reply[#reply + 1] = part
+  end
+  key, arg = key + #steps, arg + 1 + 2 * #steps
+end
+
+for changed_key in pairs(changed) do
+  local whole, part = tats[changed_key][1], tats[changed_key][2]
   -- A key that is absent and one whose time has come mean the same, so it may vanish then.
   local ahead = math.ceil((whole + math.min(part, 1) - now) / 1000)
-  redis.call("SET", key, string.format("%.0f/%.0f", whole, part), "PX", string.format("%.0f", math.max(ahead, 1)))
-end
-
-local before, after = {}, {}
-local allowed = 1
-
-for i, key in ipairs(KEYS) do
-  local amount, window = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
-  local whole, part = now, 0
-  local stored = redis.call("GET", key)
-  if stored then
-    local w, p = string.match(stored, "^(%d+)/(%d+)$")
-    whole, part = tonumber(w), tonumber(p)
-    if part >= amount then  -- of another amount, before a change of configuration
-      whole, part = whole + 1, 0
-    end
-    if whole < now then
-      whole, part = now, 0
-    elseif whole > now + window or (whole == now + window and part > 0) then
-      -- Further ahead than this limit can get: the clock was set back, or the window was longer. Kept even if
-      -- the request is refused, or clients would be locked out until the clock has caught up.
-      whole, part = now + window, 0
-      keep(key, whole, part)
-    end
-  end
-  before[i] = {whole, part}
-
-  whole = whole + math.floor(window / amount)
-  part = part + window % amount
-  if part >= amount then
-    whole, part = whole + 1, part - amount
-  end
-  after[i] = {whole, part}
-  if whole > now + window or (whole == now + window and part > 0) then
-    allowed = 0
-  end
-end
-
-local reply = {allowed}
-for i, key in ipairs(KEYS) do
-  local tat = before[i]
-  if allowed == 1 then
-    tat = after[i]
-    keep(key, tat[1], tat[2])
-  end
-  reply[2 * i] = tat[1] - now
-  reply[2 * i + 1] = tat[2]
+  local stored = string.format("%.0f/%.0f", whole, part)
+  redis.call("SET", changed_key, stored, "PX", string.format("%.0f", math.max(ahead, 1)))
 end
 return reply

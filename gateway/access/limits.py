@@ -7,10 +7,12 @@ ahead by window/N, and is refused if it would then lie further ahead than the wi
 A decision is a value that carries its reasons; headers and metrics are printed from it.
 """
 
+import asyncio
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, Protocol, Self
 
 from gateway.clock import Clock
@@ -23,6 +25,14 @@ from gateway.telemetry.spans import span
 MICROSECONDS = 1_000_000
 MOST_LOCAL_KEYS = 100_000
 """About 30 MB; beyond, the keys unused for longest are forgotten."""
+MOST_AT_ONCE = 128
+"""Requests that one script decides, in a quarter of a millisecond."""
+MOST_REFUSALS = 10_000
+"""About 10 MB; beyond, the oldest is forgotten, and Redis asked again."""
+REMEMBERED = 1.0
+"""Seconds for which a refusal is remembered: no longer, as a limit can be lifted in Redis."""
+MOST_CACHED = 10_000
+"""Texts that only depend on the configuration, made once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +46,13 @@ class Limit:
     """Its Redis key. Those of one request share a hash tag, so that one script can take them all in a cluster."""
     quota: Quota
 
+    @property
+    def hash_tag(self) -> str:
+        """What says in which slot of a cluster the key lies."""
+        return self.key.partition("{")[2].partition("}")[0]
 
+
+@lru_cache(MOST_CACHED)
 def client_limit(client_id: str, quota: Quota) -> Limit:
     """Return the limit over all requests of a client."""
     return Limit("client", policy=client_id, key=f"qpg:{{{client_id}}}:rate:client", quota=quota)
@@ -44,7 +60,8 @@ def client_limit(client_id: str, quota: Quota) -> Limit:
 
 def ip_limit(client_id: str, subject: str, quota: Quota) -> Limit:
     """Return the limit over a client's requests from one address; `subject` is what `addresses.subject` says of it."""
-    return Limit("ip", policy=f"{client_id}-ip", key=f"qpg:{{{client_id}}}:rate:ip:{subject}", quota=quota)
+    key = f"qpg:{{{client_id}}}:rate:ip:{subject}"
+    return Limit("ip", policy=f"{client_id}-ip", key=key, quota=quota)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +88,40 @@ class Decision:
     refused_by: Limit | None = None
     """The first of the limits that were spent."""
 
-    def headers(self) -> dict[str, str]:
-        """Return `RateLimit-Policy` and `RateLimit`, one item a limit, and if refused `Retry-After`.
+    @property
+    def retry_after_seconds(self) -> int:
+        """What `Retry-After` says: whole seconds, rounded up, at least 1."""
+        return max(1, math.ceil(self.retry_after))
 
-        See draft-ietf-httpapi-ratelimit-headers. Seconds are whole and rounded up; `Retry-After` is at least 1.
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Return `RateLimit-Policy` and `RateLimit`, one item a limit, as ASGI takes them.
+
+        See draft-ietf-httpapi-ratelimit-headers. Seconds are whole and rounded up.
         """
-        headers = {}
-        if self.states:
-            headers["RateLimit-Policy"] = ", ".join(
-                f"{_quoted(state.limit.policy)};q={state.limit.quota.amount};w={state.limit.quota.window}"
-                for state in self.states
-            )
-            headers["RateLimit"] = ", ".join(
-                f"{_quoted(state.limit.policy)};r={state.remaining};t={math.ceil(state.resets_after)}"
-                for state in self.states
-            )
-        if not self.allowed:
-            headers["Retry-After"] = str(max(1, math.ceil(self.retry_after)))
-        return headers
+        if not self.states:
+            return []
+        policy = b", ".join(_policy(state.limit) for state in self.states)
+        left = ", ".join(
+            f"{_quoted(state.limit.policy)};r={state.remaining};t={math.ceil(state.resets_after)}"
+            for state in self.states
+        )
+        return [(b"ratelimit-policy", policy), (b"ratelimit", left.encode())]
+
+    def after(self, seconds: float) -> "Decision":
+        """Return what the same refusal means that much later, if it still is one."""
+        return replace(
+            self,
+            states=tuple(replace(state, resets_after=max(0.0, state.resets_after - seconds)) for state in self.states),
+            retry_after=self.retry_after - seconds,
+        )
 
 
+@lru_cache(MOST_CACHED)
+def _policy(limit: Limit) -> bytes:
+    return f"{_quoted(limit.policy)};q={limit.quota.amount};w={limit.quota.window}".encode()
+
+
+@lru_cache(MOST_CACHED)
 def _quoted(text: str) -> str:
     """Write a structured-field string (RFC 9651 §3.3.3)."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
@@ -105,41 +136,130 @@ class RateLimiter(Protocol):
 
 
 class RedisLimiter:
-    """Limits over all processes, on Redis's clock; the local share while Redis is away (interface §7)."""
+    """Limits over all processes, on Redis's clock; the local share while Redis is away (interface §7).
 
-    def __init__(self, store: Store, local: "LocalLimiter", *, metrics: Metrics) -> None:
+    Requests that come at the same time are decided by one script: alone each costs this process 250 µs, by the
+    dozen 17. And a refusal is remembered for a second, so that a flood costs Redis nothing: GCRA would refuse the same
+    again until its time has come.
+    """
+
+    def __init__(self, store: Store, local: "LocalLimiter", *, clock: Clock, metrics: Metrics) -> None:
         self._store = store
         self._local = local
+        self._clock = clock
         self._metrics = metrics
         self._script = Script.load("gateway.access", "limits.lua")
+        self._asking: defaultdict[str, list[_Check]] = defaultdict(list)
+        """Those that the next turn of the event loop sends, by what must lie in one slot."""
+        self._sent: set[asyncio.Task[None]] = set()
+        self._refusals: OrderedDict[tuple[Limit, ...], _Refusal] = OrderedDict()
 
     async def take(self, limits: Sequence[Limit]) -> Decision:
         """Decide in one call to Redis, or within 100 ms without it; count the decision either way."""
         with span("limit") as asked:
-            try:
-                decision = await self._ask_redis(limits)
-            except StorageUnavailable:
-                decision = await self._local.take(limits)
+            decision = self._remembered(limits) or await self._ask_redis(limits) or await self._local.take(limits)
             asked.set({"gateway.limit.allowed": decision.allowed, "gateway.limit.store": decision.store})
+        outcome = "allowed" if decision.allowed else "refused"
         for limit in [decision.refused_by] if decision.refused_by else limits:
-            self._metrics.rate_limit_decisions.labels(
-                limit=limit.kind, decision="allowed" if decision.allowed else "refused", store=decision.store
-            ).inc()
+            self._metrics.rate_limit_decisions[limit.kind, outcome, decision.store].inc()
         return decision
 
-    async def _ask_redis(self, limits: Sequence[Limit]) -> Decision:
+    def _remembered(self, limits: Sequence[Limit]) -> Decision | None:
+        refusal = self._refusals.get(tuple(limits)) if self._refusals else None
+        if refusal is None:
+            return None
+        elapsed = self._clock.monotonic() - refusal.asked_at
+        if elapsed < min(REMEMBERED, refusal.decision.retry_after):
+            return refusal.decision.after(elapsed)
+        del self._refusals[tuple(limits)]
+        return None
+
+    async def _ask_redis(self, limits: Sequence[Limit]) -> Decision | None:
+        """Return what Redis decides; None if it is away."""
         if not limits:
             return Decision(allowed=True, states=(), store="redis")
-        keys = [limit.key for limit in limits]
-        args = [n for limit in limits for n in (limit.quota.amount, limit.quota.window * MICROSECONDS)]
-        allowed, *numbers = await self._store.run(lambda redis: self._script(redis, keys, args))
-        # Each limit's backlog comes as whole microseconds and a part in 1/amount microseconds.
-        backlogs = [
-            whole * limit.quota.amount + part
-            for limit, whole, part in zip(limits, numbers[::2], numbers[1::2], strict=True)
-        ]
-        paces = [_Pace.of(limit.quota) for limit in limits]
-        return _decide(limits, paces, backlogs, allowed=bool(allowed), store="redis")
+        loop = asyncio.get_running_loop()
+        check = _Check(limits, loop.create_future())
+        slot = limits[0].hash_tag if self._store.is_cluster else ""
+        if not self._asking[slot]:
+            loop.call_soon(self._send, slot)
+        self._asking[slot].append(check)
+        return await check.decision
+
+    def _send(self, slot: str) -> None:
+        checks = self._asking.pop(slot)
+        for start in range(0, len(checks), MOST_AT_ONCE):
+            task = asyncio.create_task(self._decide(checks[start : start + MOST_AT_ONCE]))
+            self._sent.add(task)
+            task.add_done_callback(self._sent.discard)
+
+    async def _decide(self, checks: Sequence["_Check"]) -> None:
+        decisions: Sequence[Decision | None] = [None] * len(checks)
+        try:
+            decisions = await self._ask(checks)
+        except StorageUnavailable:
+            pass  # each takes its local share
+        except Exception as error:
+            for check in checks:
+                check.fail(error)
+        finally:  # cancelled too, or somebody would wait for ever
+            for check, decision in zip(checks, decisions, strict=True):
+                check.settle(decision)
+
+    async def _ask(self, checks: Sequence["_Check"]) -> Sequence[Decision]:
+        keys = [limit.key for check in checks for limit in check.limits]
+        args = [number for check in checks for number in check.numbers()]
+        asked_at = self._clock.monotonic()
+        reply = iter(await self._store.run(lambda redis: self._script(redis, keys, args)))
+        decisions = []
+        for check in checks:
+            allowed = bool(next(reply))
+            # Each limit's backlog comes as whole microseconds and a part in 1/amount microseconds.
+            backlogs = [next(reply) * limit.quota.amount + next(reply) for limit in check.limits]
+            paces = [_Pace.of(limit.quota) for limit in check.limits]
+            decision = _decide(check.limits, paces, backlogs, allowed=allowed, store="redis")
+            if not allowed:
+                self._remember(check.limits, _Refusal(decision, asked_at))
+            decisions.append(decision)
+        return decisions
+
+    def _remember(self, limits: Sequence[Limit], refusal: "_Refusal") -> None:
+        self._refusals[tuple(limits)] = refusal
+        if len(self._refusals) > MOST_REFUSALS:
+            self._refusals.popitem(last=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """A request that waits to be decided."""
+
+    limits: Sequence[Limit]
+    decision: asyncio.Future[Decision | None]
+
+    def numbers(self) -> Iterator[int]:
+        """Yield what the script wants to know."""
+        yield len(self.limits)
+        for limit in self.limits:
+            yield limit.quota.amount
+            yield limit.quota.window * MICROSECONDS
+
+    def settle(self, decision: Decision | None) -> None:
+        """Tell who waits, if anyone still does."""
+        if not self.decision.done():
+            self.decision.set_result(decision)
+
+    def fail(self, error: Exception) -> None:
+        """Tell who waits of a bug."""
+        if not self.decision.done():
+            self.decision.set_exception(error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """What Redis refused, and when it was asked: it cannot let the same through before `retry_after` from then."""
+
+    decision: Decision
+    asked_at: float
 
 
 class LocalLimiter:
@@ -206,6 +326,7 @@ class _Pace:
     """How far ahead of now the TAT may lie."""
 
     @classmethod
+    @lru_cache(MOST_CACHED)
     def of(cls, quota: Quota, processes: int = 1) -> Self:
         """Slow a quota down to one process's share; at once it lets through ⌊amount ÷ processes⌋, at least one."""
         window = quota.window * MICROSECONDS

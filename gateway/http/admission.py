@@ -7,13 +7,12 @@ refused) costs the address alone.
 
 from collections.abc import Sequence
 
-from fastapi import Request
-
 from gateway.access.addresses import client_address, subject
 from gateway.access.limits import Limit, client_limit, ip_limit
 from gateway.config import Client, PublishableKeyClient
 from gateway.errors import RateLimited
-from gateway.http.services import Services
+from gateway.http import headers
+from gateway.http.call import Call
 from gateway.quota import Quota
 from gateway.settings.values import Address
 
@@ -25,49 +24,47 @@ GUESSES = Quota(60, 60)
 """Tokens that open nothing, or wrong keys of webhooks, by address."""
 
 
-def source_of(request: Request, services: Services) -> Address | None:
+def source_of(call: Call) -> Address | None:
     """Return the address that a request comes from, through proxies that are trusted; None if there is none."""
-    peer = request.client.host if request.client else None
-    forwarded = request.headers.getlist("x-forwarded-for")
-    return client_address(peer, forwarded, services.trusted_proxies)
+    peer = call.client.host if call.client else None
+    return client_address(peer, headers.all_of(call.scope, b"x-forwarded-for"), call.services.trusted_proxies)
 
 
-def address_of(request: Request, services: Services) -> str:
+def address_of(call: Call) -> str:
     """Return what the limits call the caller's address: an IPv4 address, or the /64 of an IPv6 one."""
-    return subject(source_of(request, services))
+    return subject(source_of(call))
 
 
-async def admit(request: Request, services: Services, client: Client) -> None:
+async def admit(call: Call, client: Client) -> None:
     """Count a request of `client`; raise `RateLimited` if it is one too many."""
-    limits = [client_limit(client.id, client.rate_limit)]
+    limit = client_limit(client.id, client.rate_limit)
     if isinstance(client, PublishableKeyClient):
-        await _take(services, [_of_address(request, services, client), *limits])
+        await _take(call, [_of_address(call, client), limit])
     else:
         # Told to servers only: to a page they would say how busy the shop is.
-        await _take(services, limits, tell=request)
+        await _take(call, [limit], tell=True)
 
 
-async def admit_refused(request: Request, services: Services, client: PublishableKeyClient | None) -> None:
+async def admit_refused(call: Call, client: PublishableKeyClient | None) -> None:
     """Count a request that was found to be nobody's against its address; raise `RateLimited` if it is one too many."""
     if client is None:
-        await _take(services, [ip_limit(NOBODY, address_of(request, services), GUESSES)])
+        await _take(call, [ip_limit(NOBODY, address_of(call), GUESSES)])
     else:
-        await _take(services, [_of_address(request, services, client)])
+        await _take(call, [_of_address(call, client)])
 
 
-async def admit_wrong_key(request: Request, services: Services) -> None:
+async def admit_wrong_key(call: Call) -> None:
     """Count a webhook with a wrong key against its address; raise `RateLimited` if it is one too many."""
-    await _take(services, [ip_limit(WEBHOOK_SENDERS, address_of(request, services), GUESSES)])
+    await _take(call, [ip_limit(WEBHOOK_SENDERS, address_of(call), GUESSES)])
 
 
-def _of_address(request: Request, services: Services, client: PublishableKeyClient) -> Limit:
-    return ip_limit(client.id, address_of(request, services), client.rate_limit_per_ip)
+def _of_address(call: Call, client: PublishableKeyClient) -> Limit:
+    return ip_limit(client.id, address_of(call), client.rate_limit_per_ip)
 
 
-async def _take(services: Services, limits: Sequence[Limit], *, tell: Request | None = None) -> None:
-    decision = await services.limiter.take(limits)
-    headers = decision.headers()
-    if tell is not None:
-        tell.state.answer_headers.update(headers)
+async def _take(call: Call, limits: Sequence[Limit], *, tell: bool = False) -> None:
+    decision = await call.services.limiter.take(limits)
+    if tell:
+        call.answer_headers.extend(decision.headers())
     if not decision.allowed:
-        raise RateLimited(retry_after=int(headers["Retry-After"]))
+        raise RateLimited(retry_after=decision.retry_after_seconds)

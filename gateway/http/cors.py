@@ -6,12 +6,12 @@ was refused. Credentials (cookies) are never allowed. None of this protects the 
 quote are checked by `http/authentication.py`, whatever a browser would do.
 """
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import OriginNotAllowed
+from gateway.http import headers
 from gateway.http.authentication import bearer_token
 from gateway.http.problems import Problems
 from gateway.http.services import Services
@@ -22,7 +22,9 @@ EXPOSED_HEADERS = "Location, Retry-After, X-Request-Id, ETag, Age, Cache-Status"
 MAX_AGE = "600"
 """Seconds for which a browser keeps the answer to a preflight."""
 
-_ALLOW_ORIGIN = "Access-Control-Allow-Origin"
+_ALLOW_ORIGIN = b"access-control-allow-origin"
+_EXPOSED = (b"access-control-expose-headers", EXPOSED_HEADERS.encode())
+_VARY = (b"vary", b"Origin, Authorization")
 
 
 class Cors:
@@ -38,26 +40,30 @@ class Cors:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = Request(scope)
+        scope["state"]["answer_headers"].append(_VARY)
+        origins = headers.all_of(scope, b"origin")
+        if len(origins) != 1:  # no page asks
+            await self._app(scope, receive, send)
+            return
+        [origin] = origins
 
         async def send_readable(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.add_vary_header("Origin, Authorization")
                 # What is public to all pages says so itself.
-                if _ALLOW_ORIGIN not in headers and self._may_read(request):
-                    headers[_ALLOW_ORIGIN] = request.headers["origin"]
-                    headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+                is_public = any(name == _ALLOW_ORIGIN for name, _ in message["headers"])
+                if not is_public and self._may_read(scope, origin):
+                    allowed = [(_ALLOW_ORIGIN, origin.encode("latin-1")), _EXPOSED]
+                    message["headers"] = [*message["headers"], *allowed]
             await send(message)
 
-        if _is_preflight(request):
-            await self._preflight(request)(scope, receive, send_readable)
+        if scope["method"] == "OPTIONS" and headers.first_of(scope, b"access-control-request-method") is not None:
+            await self._preflight(scope, origin)(scope, receive, send_readable)
         else:
             await self._app(scope, receive, send_readable)
 
-    def _preflight(self, request: Request) -> Response:
-        if not self._services.origins.allows_anyone(request.headers["origin"]):
-            return self._problems.response(OriginNotAllowed("No client has this origin."), request)
+    def _preflight(self, scope: Scope, origin: str) -> Response:
+        if not self._services.origins.allows_anyone(origin):
+            return self._problems.response(OriginNotAllowed("No client has this origin."), Request(scope))
         return Response(
             status_code=204,
             headers={
@@ -68,20 +74,9 @@ class Cors:
             },
         )
 
-    def _may_read(self, request: Request) -> bool:
-        origins = request.headers.getlist("origin")
-        if len(origins) != 1:
-            return False
+    def _may_read(self, scope: Scope, origin: str) -> bool:
         # A token's client is only known to the route that found its session.
-        client = getattr(request.state, "client", None) or self._services.keyring.client_of(bearer_token(request))
+        client = scope["state"].get("caller") or self._services.keyring.client_of(bearer_token(scope))
         if client is None:
-            return self._services.origins.allows_anyone(origins[0])
-        return self._services.origins.is_allowed(client, origins[0])
-
-
-def _is_preflight(request: Request) -> bool:
-    return (
-        request.method == "OPTIONS"
-        and "access-control-request-method" in request.headers
-        and len(request.headers.getlist("origin")) == 1
-    )
+            return self._services.origins.allows_anyone(origin)
+        return self._services.origins.is_allowed(client, origin)

@@ -10,11 +10,12 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
-from fastapi import Header, Request
+from fastapi import Header
 from pydantic import BaseModel
 
-from gateway.config import PublishableKeyClient
 from gateway.errors import FieldFault, ValidationFailed
+from gateway.http import headers
+from gateway.http.call import Call
 from gateway.store.idempotency import Answer, Idempotency
 
 HEADER = "Idempotency-Key"
@@ -26,9 +27,8 @@ _QUOTED = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 _ESCAPED = re.compile(r'\\(["\\])')
 
 
-def idempotency_key(
-    request: Request,
-    _documented: Annotated[
+def documented_key(
+    _key: Annotated[
         str | None,
         Header(
             alias=HEADER,
@@ -37,14 +37,13 @@ def idempotency_key(
             json_schema_extra={"pattern": '^([!#-~]([ -~]{0,253}[!-~])?|"[ -~]{1,255}")$'},
         ),
     ] = None,
-) -> str | None:
-    """Return the caller's key, the draft's quoted form unwrapped; raise `ValidationFailed` if it cannot be one.
+) -> None:
+    """Declare the header; `idempotency_key` reads it."""
 
-    None for a browser, whose order is its key.
-    """
-    if isinstance(request.state.client, PublishableKeyClient):
-        return None
-    given = request.headers.getlist(HEADER)
+
+def idempotency_key(call: Call) -> str | None:
+    """Return the caller's key, the draft's quoted form unwrapped; raise `ValidationFailed` if it cannot be one."""
+    given = headers.all_of(call.scope, HEADER.lower().encode())
     if not given:
         return None
     quoted = _QUOTED.fullmatch(given[0])

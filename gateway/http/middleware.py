@@ -7,12 +7,12 @@ import re
 from collections.abc import Mapping
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.clock import Clock
 from gateway.errors import InternalError
+from gateway.http import headers
 from gateway.http.problems import Problems
 from gateway.lifecycle import Lifecycle, Phase
 from gateway.telemetry.logs import frames_of, open_record
@@ -22,43 +22,54 @@ from gateway.telemetry.spans import Span, Tracer, root
 log = structlog.get_logger()
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
+_NO_STORE = (b"cache-control", b"no-store")
+_CLOSE = (b"connection", b"close")
 _SERVER_ERROR = 500
 _CLIENT_GONE = 499
 """What nginx logs for a caller that hung up before there was an answer."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-class RequestId:
-    """Gives a request its id, and every answer the headers that all have (interface §5)."""
+class AnswerHeaders:
+    """Gives a request its id, and every answer the headers that all have (interface §5).
 
-    def __init__(self, app: ASGIApp, *, clock: Clock) -> None:
+    While the gateway drains, an answer tells whoever keeps the connection that it is the last (RFC 9112 §9.6).
+    Otherwise a proxy could send the next request just when the connection ends, and could not know what became of it.
+    """
+
+    def __init__(self, app: ASGIApp, *, clock: Clock, lifecycle: Lifecycle | None = None) -> None:
         self._app = app
         self._clock = clock
+        self._lifecycle = lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; routes add to `answer_headers` what errors must carry too."""
+        """Answer one request; what is inside adds to `answer_headers` what its errors must carry too."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        given = headers.first_of(scope, b"x-request-id") or ""
         request_id = given if _REQUEST_ID.fullmatch(given) else self._clock.token_hex(16)
-        answer_headers: dict[str, str] = {}
+        answer_headers: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id.encode()), _NOSNIFF]
         scope["state"] = {**scope.get("state", {}), "request_id": request_id, "answer_headers": answer_headers}
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = request_id
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers.setdefault("Cache-Control", "no-store")
-                headers.update(answer_headers)
+                message["headers"] = self._complete([*message["headers"], *answer_headers])
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
 
+    def _complete(self, answer: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        if not any(name == b"cache-control" for name, _ in answer):
+            answer.append(_NO_STORE)
+        if self._lifecycle is not None and self._lifecycle.phase is Phase.DRAINING:
+            answer.append(_CLOSE)
+        return answer
+
 
 class RequestRecord:
-    """Writes one log line a request and counts it (interface §6). Needs `RequestId` around it."""
+    """Writes one log line a request and counts it (interface §6). Needs `AnswerHeaders` around it."""
 
     def __init__(self, app: ASGIApp, *, clock: Clock, metrics: Metrics, tracer: Tracer | None) -> None:
         self._app = app
@@ -71,7 +82,7 @@ class RequestRecord:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        traceparent = Headers(scope=scope).get("traceparent")
+        traceparent = headers.first_of(scope, b"traceparent")
         with root(self._tracer, "request", kind="server", traceparent=traceparent) as request:
             await self._answer(scope, receive, send, request)
 
@@ -107,15 +118,15 @@ class RequestRecord:
             )
 
     def _count(self, route: str, method: str, status: int, seconds: float, record: Mapping[str, object]) -> None:
-        labels = {"route": route, "method": method, "status": str(status)}
-        self._metrics.http_requests.labels(**labels).inc()
-        self._metrics.http_request_duration.labels(**labels).observe(seconds)
+        labels = route, method, str(status)
+        self._metrics.http_requests[labels].inc()
+        self._metrics.http_request_duration[labels].observe(seconds)
         code, client = record.get("code"), record.get("client")
         if isinstance(code, str):
             self._metrics.problems.labels(code=code).inc()
         if isinstance(client, str):
             label = self._metrics.client_label(client)
-            self._metrics.client_requests.labels(client=label, code_class=f"{status // 100}xx").inc()
+            self._metrics.client_requests[label, f"{status // 100}xx"].inc()
 
 
 def _describe(request: Span, route: str, method: str, status: int, record: Mapping[str, object]) -> None:
@@ -156,27 +167,6 @@ class CatchBugs:
             if not started:
                 answer = self._problems.response(InternalError(), Request(scope))
                 await answer(scope, receive, send)
-
-
-class CloseWhenDraining:
-    """Tells who keeps a connection that this answer is its last, while the gateway drains (RFC 9112 §9.6).
-
-    Otherwise a proxy could send the next request just when the connection ends, and could not know what became of it.
-    """
-
-    def __init__(self, app: ASGIApp, *, lifecycle: Lifecycle) -> None:
-        self._app = app
-        self._lifecycle = lifecycle
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-
-        async def send_and_close(message: Message) -> None:
-            if message["type"] == "http.response.start" and self._lifecycle.phase is Phase.DRAINING:
-                MutableHeaders(scope=message)["Connection"] = "close"
-            await send(message)
-
-        await self._app(scope, receive, send_and_close if scope["type"] == "http" else send)
 
 
 class HeadAsGet:

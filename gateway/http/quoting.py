@@ -3,13 +3,11 @@
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
-from fastapi import Request
-
 from gateway.access.quotes import Quote, verify
 from gateway.config import PublishableKeyClient
 from gateway.errors import CallerError
 from gateway.http.admission import admit, admit_refused
-from gateway.http.services import Services
+from gateway.http.call import Call
 
 
 class Quoted(Protocol):
@@ -25,20 +23,18 @@ class Quoted(Protocol):
 Body = TypeVar("Body", bound=Quoted)
 
 
-async def admit_quoted(
-    request: Request, services: Services, client: PublishableKeyClient, read: Callable[[Request], Awaitable[Body]]
-) -> Body:
+async def admit_quoted(call: Call, client: PublishableKeyClient, read: Callable[[Call], Awaitable[Body]]) -> Body:
     """Return the body that `read` gives, once its quote is found good and the request is counted.
 
     What is refused costs the address alone. Raises what `read` raises, `InvalidQuote`, `QuoteExpired` and
     `RateLimited`, which goes before the others.
     """
     try:
-        body = await read(request)
+        body = await read(call)
         quote = Quote(client.id, body.price, body.currency, body.order_id, body.timestamp)
-        verify(quote, body.signature, client.quote_secret, now=services.clock.time())
+        verify(quote, body.signature, client.quote_secret, now=call.services.clock.time())
     except CallerError:
-        await admit_refused(request, services, client)
+        await admit_refused(call, client)
         raise
-    await admit(request, services, client)
+    await admit(call, client)
     return body

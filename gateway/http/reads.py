@@ -5,20 +5,21 @@ are (RFC 9111), whether the caller has them already (RFC 9110 §13), and whether
 """
 
 import hashlib
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
-from fastapi import Header, Request
+from fastapi import Header
 from pydantic import BaseModel
 from starlette.responses import Response
 
 from gateway.config import SecretKeyClient
 from gateway.errors import UpstreamError, UpstreamRejected
+from gateway.http.call import Call
 from gateway.http.etags import has_it
+from gateway.http.headers import first_of
 from gateway.http.problems import upstream_responses
-from gateway.http.services import ServicesDependency
 from gateway.quantapay.functions import Function
 from gateway.quantapay.guard import REFUSALS
 from gateway.store.cache import CacheKey, Fetched, Found, Served
@@ -71,10 +72,9 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """The reads that one request makes: a dependency of the routes that only look."""
+    """The reads that one request makes."""
 
-    request: Request
-    services: ServicesDependency
+    call: Call
 
     async def find(
         self,
@@ -101,7 +101,7 @@ class Reads:
                 return Fetched(_REFUSED + (error.upstream_code or "").encode(), fresh_for=REFUSAL_REMEMBERED)
             return Fetched(Document.of(model).to_bytes())
 
-        found = await self.services.cache.read(
+        found = await self.call.services.cache.read(
             self._key(function, kind, parameters or {}), fresh_for=fresh_for, fetch=write_down, force=self._is_forced()
         )
         if found.value.startswith(_REFUSED):
@@ -115,19 +115,20 @@ class Reads:
             headers["Cache-Control"] = f"private, max-age={read.found.fresh_for:.0f}"
             headers["Age"] = f"{read.found.age:.0f}"
             headers["ETag"] = read.document.etag
-            if has_it(self.request.headers.get("if-none-match"), read.document.etag):
+            if has_it(first_of(self.call.scope, b"if-none-match"), read.document.etag):
                 return Response(status_code=304, headers=headers)
         return Response(read.document.body, headers=headers, media_type=JSON)
 
     def _key(self, function: Function[Any], kind: str, parameters: Mapping[str, str]) -> CacheKey:
-        canonical = urlencode(sorted(parameters.items()))
-        return CacheKey(function.name, f"{self.services.account}|{function.name}|{kind}|{canonical}")
+        canonical = json.dumps(parameters, sort_keys=True)
+        return CacheKey(function.name, f"{self.call.services.account}|{function.name}|{kind}|{canonical}")
 
     def _is_forced(self) -> bool:
         """Tell whether a server asks for a call; a browser cannot, as every call is one of few."""
-        if not isinstance(self.request.state.client, SecretKeyClient):
+        if not isinstance(self.call.caller, SecretKeyClient):
             return False
-        directives = self.request.headers.get("cache-control", "").lower().split(",")
+        given = first_of(self.call.scope, b"cache-control")
+        directives = (given or "").lower().split(",")
         return "no-cache" in (directive.strip() for directive in directives)
 
     def _cache_status(self, found: Found) -> str:

@@ -3,13 +3,12 @@
 import re
 from dataclasses import dataclass, field
 
-from fastapi import Request
-
 from gateway.access.tokens import is_token, opens
 from gateway.config import Client, PublishableKeyClient
 from gateway.errors import NotFound
 from gateway.http.admission import admit, admit_refused
 from gateway.http.authentication import bearer_token, identify, require
+from gateway.http.call import Call
 from gateway.http.services import Services
 from gateway.payments.session import Session
 from gateway.telemetry.logs import annotate
@@ -39,35 +38,35 @@ class View:
         return client is not None and client.id == self.session.client_id and SCOPE in client.scopes
 
 
-async def view(request: Request, services: Services, session_id: str, *, token: str | None = None) -> View:
+async def view(call: Call, session_id: str, *, token: str | None = None) -> View:
     """Return the session if the caller may see it; `token` is one that came otherwise than as bearer.
 
     A session that is not there, another client's and a wrong token get the same `NotFound`. Raises besides what
     `identify` and `require` raise, `RateLimited`, and `StorageUnavailable`.
     """
-    bearer = bearer_token(request)
+    bearer = bearer_token(call.scope)
     shown = token if token is not None and not bearer else bearer
     if is_token(shown):
-        return await _by_token(request, services, session_id, shown)
-    client = identify(request, services)
-    await admit(request, services, client)
+        return await _by_token(call, session_id, shown)
+    client = identify(call)
+    await admit(call, client)
     require([SCOPE], client)
-    session = await _find(services, session_id)
+    session = await _find(call.services, session_id)
     if session is None or session.client_id != client.id:
         raise NotFound
     return View(session, client, by_token=False, credential=shown)
 
 
-async def _by_token(request: Request, services: Services, session_id: str, token: str) -> View:
-    session = await _find(services, session_id)
-    client = None if session is None else _opener(services, session, token)
+async def _by_token(call: Call, session_id: str, token: str) -> View:
+    session = await _find(call.services, session_id)
+    client = None if session is None else _opener(call.services, session, token)
     if session is None or client is None:
         # Counted by nobody's limit, whether there is a session or not: the answer must not tell.
-        await admit_refused(request, services, None)
+        await admit_refused(call, None)
         raise NotFound
     annotate(client=client.id)
-    request.state.client = client
-    await admit(request, services, client)
+    call.caller = client
+    await admit(call, client)
     return View(session, client, by_token=True, credential=token)
 
 

@@ -201,12 +201,12 @@ class QuantaPay:
 
     def _observe(self, function: Function[T], outcome: str, attempt: Attempt) -> None:
         self.last_outcomes[function.name] = outcome
-        self._metrics.upstream_requests.labels(function=function.name, outcome=outcome).inc()
+        self._metrics.upstream_requests[function.name, outcome].inc()
         annotate(upstream_function=function.name, upstream_outcome=outcome)
         if attempt.started is None:
             return  # refused before it was sent: there is nothing to time
         seconds = self._clock.monotonic() - attempt.started
-        self._metrics.upstream_request_duration.labels(function=function.name, outcome=outcome).observe(seconds)
+        self._metrics.upstream_request_duration[function.name, outcome].observe(seconds)
         annotate(upstream_ms=round(seconds * 1000, 1))
 
 

@@ -1,20 +1,22 @@
 """What the merchant holds, and the credits that pay QuantaPay's fee."""
 
-from typing import Annotated
-
 from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
 from gateway.clock import utc
 from gateway.http.authentication import scope
+from gateway.http.call import Call
 from gateway.http.reads import Reads, conditions, read_responses
+from gateway.http.routing import DirectRoute
 from gateway.http.schemas import RetrievedAt
-from gateway.http.services import ServicesDependency
 from gateway.quantapay.functions import GET_BALANCES, GET_CREDIT_BALANCE
 from gateway.representations import Amount
 
 router = APIRouter(
-    tags=["Balances"], dependencies=[*scope("balances:read"), Depends(conditions)], responses=read_responses()
+    route_class=DirectRoute,
+    tags=["Balances"],
+    dependencies=[*scope("balances:read"), Depends(conditions)],
+    responses=read_responses(),
 )
 
 
@@ -43,8 +45,9 @@ class CreditBalance(BaseModel):
 
 
 @router.get("/balances", summary="List balances", response_model=Balances)
-async def list_balances(services: ServicesDependency, reads: Annotated[Reads, Depends()]) -> Response:
+async def list_balances(call: Call) -> Response:
     """Return the merchant's balance of every coin."""
+    services, reads = call.services, Reads(call)
 
     async def fetch() -> Balances:
         found = await services.quantapay.call(GET_BALANCES)
@@ -64,8 +67,9 @@ async def list_balances(services: ServicesDependency, reads: Annotated[Reads, De
 
 
 @router.get("/credit-balance", summary="Retrieve the credit balance", response_model=CreditBalance)
-async def retrieve_credit_balance(services: ServicesDependency, reads: Annotated[Reads, Depends()]) -> Response:
+async def retrieve_credit_balance(call: Call) -> Response:
     """Return the prepaid credits."""
+    services, reads = call.services, Reads(call)
 
     async def fetch() -> CreditBalance:
         found = await services.quantapay.call(GET_CREDIT_BALANCE)

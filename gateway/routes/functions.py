@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import simplejson
-from fastapi import APIRouter, Depends, Path, Response
+from fastapi import APIRouter, Path, Response
 from pydantic import AfterValidator, ConfigDict, Field, RootModel, StringConstraints
 
 from gateway.errors import (
@@ -17,13 +17,14 @@ from gateway.errors import (
 )
 from gateway.http.authentication import scope
 from gateway.http.body import describe, json_body
+from gateway.http.call import Call
 from gateway.http.problems import upstream_responses
+from gateway.http.routing import DirectRoute
 from gateway.http.schemas import Matches
-from gateway.http.services import ServicesDependency
 from gateway.quantapay.envelope import MissingUpstreamArgument
 from gateway.quantapay.functions import passthrough
 
-router = APIRouter(tags=["Functions"])
+router = APIRouter(route_class=DirectRoute, tags=["Functions"])
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\[[a-z0-9_]*\])?", re.ASCII)
 _OURS = frozenset({"function", "api_key"})
@@ -56,14 +57,7 @@ class FunctionParameters(RootModel[dict[ParameterName, ParameterValue]]):
     )
 
 
-def allowed_function(
-    services: ServicesDependency,
-    function: Annotated[str, Matches("[a-z0-9-]{1,64}", "a function name"), Path(examples=["check-transactions"])],
-) -> str:
-    """Return the function's name if gateway.yaml lists it; raise `FunctionNotAllowed`."""
-    if function not in services.config.functions.allow:
-        raise FunctionNotAllowed
-    return function
+_read_parameters = json_body(FunctionParameters)
 
 
 @router.post(
@@ -86,19 +80,21 @@ def allowed_function(
     response_class=Response,
 )
 async def call_function(
-    services: ServicesDependency,
-    function: Annotated[str, Depends(allowed_function)],
-    parameters: Annotated[FunctionParameters, Depends(json_body(FunctionParameters))],
+    call: Call,
+    function: Annotated[str, Matches("[a-z0-9-]{1,64}", "a function name"), Path(examples=["check-transactions"])],
 ) -> Response:
     """Call a function that has no route of its own. Never cached, and never sent again once it may have arrived.
 
     The answer's numbers keep every digit. An answer that looks like an error is one.
     """
-    row = passthrough(function, parameters.root)
+    if function not in call.services.config.functions.allow:
+        raise FunctionNotAllowed
+    parameters = (await _read_parameters(call)).root
+    row = passthrough(function, parameters)
     try:
-        found = await services.quantapay.call(row, parameters.root)
+        found = await call.services.quantapay.call(row, parameters)
     except MissingUpstreamArgument as error:
-        raise _missing_argument(error, parameters.root) from None
+        raise _missing_argument(error, parameters) from None
     return Response(_as_it_is({"response": found}), media_type="application/json")
 
 

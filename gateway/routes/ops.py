@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway.clock import Clock
-from gateway.http.middleware import CatchBugs, RequestId
+from gateway.http.middleware import AnswerHeaders, CatchBugs
 from gateway.http.problems import Problems
 from gateway.routes.status_page import status_page
 
@@ -45,6 +45,6 @@ def create_ops_app(
             Route("/status", current_status),
             Route("/livez", livez),
         ],
-        middleware=[Middleware(RequestId, clock=clock), Middleware(CatchBugs, problems=problems)],
+        middleware=[Middleware(AnswerHeaders, clock=clock), Middleware(CatchBugs, problems=problems)],
         exception_handlers={HTTPException: problems.on_http_exception},
     )

@@ -9,15 +9,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from gateway.clock import utc
 from gateway.config import PublishableKeyClient
 from gateway.errors import InsufficientScope
-from gateway.http.authentication import Caller, scope
+from gateway.http.authentication import scope
+from gateway.http.call import Call
 from gateway.http.reads import Read, Reads, conditions, read_responses
+from gateway.http.routing import DirectRoute
 from gateway.http.schemas import CoinCode, CurrencyCode, Matches, RetrievedAt
-from gateway.http.services import ServicesDependency
 from gateway.money import value_in
 from gateway.quantapay.functions import GET_BALANCES, GET_EXCHANGE_RATES
 from gateway.representations import Amount
 
-router = APIRouter(tags=["Rates"], dependencies=[*scope("rates:read"), Depends(conditions)], responses=read_responses())
+router = APIRouter(
+    route_class=DirectRoute,
+    tags=["Rates"],
+    dependencies=[*scope("rates:read"), Depends(conditions)],
+    responses=read_responses(),
+)
 
 
 class RateQuery(BaseModel):
@@ -68,31 +74,30 @@ requests would cost a call otherwise."""
 
 @router.get("/exchange-rates/{cryptocurrency}", summary="Retrieve an exchange rate", response_model=ExchangeRate)
 async def retrieve_exchange_rate(
-    cryptocurrency: CoinCode, query: Annotated[RateQuery, Query()], reads: Annotated[Reads, Depends()], client: Caller
+    call: Call, cryptocurrency: CoinCode, query: Annotated[RateQuery, Query()]
 ) -> Response:
     """Return the price of one coin in a fiat currency.
 
     A publishable key may ask about the account's coins in the client's `currencies`.
     """
-    if isinstance(client, PublishableKeyClient):
-        await _check_pair(reads, client, cryptocurrency, query.currency)
+    reads = Reads(call)
+    if isinstance(call.caller, PublishableKeyClient):
+        await _check_pair(reads, call.caller, cryptocurrency, query.currency)
     return reads.answer(await _find_rate(reads, cryptocurrency, query.currency))
 
 
 @router.get("/fiat-values/{cryptocurrency}", summary="Convert an amount of a coin to fiat", response_model=FiatValue)
 async def retrieve_fiat_value(
-    cryptocurrency: CoinCode,
-    query: Annotated[ConversionQuery, Query()],
-    reads: Annotated[Reads, Depends()],
-    client: Caller,
+    call: Call, cryptocurrency: CoinCode, query: Annotated[ConversionQuery, Query()]
 ) -> Response:
     """Return amount × rate, rounded half up to the currency's ISO 4217 decimals.
 
     Computed here from the exchange rate, exactly. A publishable key may ask about the account's coins in the
     client's `currencies`.
     """
-    if isinstance(client, PublishableKeyClient):
-        await _check_pair(reads, client, cryptocurrency, query.currency)
+    reads = Reads(call)
+    if isinstance(call.caller, PublishableKeyClient):
+        await _check_pair(reads, call.caller, cryptocurrency, query.currency)
     # QuantaPay's own function rounds to two decimals whatever the currency (contract §6.8).
     read = await _find_rate(reads, cryptocurrency, query.currency)
     found = ExchangeRate.model_validate_json(read.document.body)
@@ -101,23 +106,24 @@ async def retrieve_fiat_value(
 
 
 @router.get("/cryptocurrencies", summary="List cryptocurrencies", response_model=Cryptocurrencies)
-async def list_cryptocurrencies(services: ServicesDependency, reads: Annotated[Reads, Depends()]) -> Response:
+async def list_cryptocurrencies(call: Call) -> Response:
     """Return the codes of the account's coins: those of its balances, as QuantaPay lists no others."""
-    return reads.answer(await _find_coins(reads, fresh_for=services.config.cache.cryptocurrencies))
+    reads = Reads(call)
+    return reads.answer(await _find_coins(reads, fresh_for=call.services.config.cache.cryptocurrencies))
 
 
 async def _check_pair(reads: Reads, client: PublishableKeyClient, cryptocurrency: str, currency: str) -> None:
     """Keep a browser to the pairs that its shop shows: each other one would cost a call of its own."""
     if currency not in client.currencies:
         raise InsufficientScope("The key may not ask for rates in this currency.")
-    read = await _find_coins(reads, fresh_for=max(reads.services.config.cache.cryptocurrencies, LEAST_KEPT))
+    read = await _find_coins(reads, fresh_for=max(reads.call.services.config.cache.cryptocurrencies, LEAST_KEPT))
     coins = Cryptocurrencies.model_validate_json(read.document.body)
     if cryptocurrency not in coins.cryptocurrencies:
         raise InsufficientScope("The key may ask for rates of the account's coins only.")
 
 
 async def _find_coins(reads: Reads, *, fresh_for: float) -> Read:
-    services = reads.services
+    services = reads.call.services
 
     async def fetch() -> Cryptocurrencies:
         found = await services.quantapay.call(GET_BALANCES)
@@ -129,7 +135,7 @@ async def _find_coins(reads: Reads, *, fresh_for: float) -> Read:
 
 
 async def _find_rate(reads: Reads, cryptocurrency: str, currency: str) -> Read:
-    services = reads.services
+    services = reads.call.services
     parameters = {"cryptocurrency": cryptocurrency, "currency": currency}
 
     async def fetch() -> ExchangeRate:

@@ -3,19 +3,25 @@
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.errors import NotFound
 from gateway.http.authentication import scope
+from gateway.http.call import Call
 from gateway.http.problems import responses, upstream_responses
 from gateway.http.reads import Reads
+from gateway.http.routing import DirectRoute
 from gateway.http.schemas import CoinCode, Matches, Moment
-from gateway.http.services import ServicesDependency
 from gateway.quantapay.functions import GET_TRANSACTION, GET_TRANSACTIONS
 from gateway.representations import Transaction
 
-router = APIRouter(tags=["Transactions"], dependencies=scope("transactions:read"), responses=upstream_responses())
+router = APIRouter(
+    route_class=DirectRoute,
+    tags=["Transactions"],
+    dependencies=scope("transactions:read"),
+    responses=upstream_responses(),
+)
 
 PAGE_SIZE = 100
 """Rows of a full page; QuantaPay gives no total."""
@@ -69,14 +75,12 @@ class Transactions(BaseModel):
 
 
 @router.get("/transactions", summary="List transactions", response_model=Transactions)
-async def list_transactions(
-    query: Annotated[TransactionQuery, Query()], services: ServicesDependency, reads: Annotated[Reads, Depends()]
-) -> Response:
+async def list_transactions(call: Call, query: Annotated[TransactionQuery, Query()]) -> Response:
     """Return a page of at most 100 payments. Equal requests under way share one call; nothing is kept."""
-    parameters = query.parameters()
+    reads, parameters = Reads(call), query.parameters()
 
     async def fetch() -> Transactions:
-        rows = await services.quantapay.call(GET_TRANSACTIONS, parameters)
+        rows = await call.services.quantapay.call(GET_TRANSACTIONS, parameters)
         return Transactions(
             transactions=[Transaction.model_validate(row) for row in rows],
             page=query.page,
@@ -93,15 +97,13 @@ async def list_transactions(
     responses=responses(NotFound),
 )
 async def retrieve_transaction(
-    transaction_id: Annotated[str, Matches("[0-9]{1,20}", "a number"), Path(alias="id", examples=["42"])],
-    services: ServicesDependency,
-    reads: Annotated[Reads, Depends()],
+    call: Call, transaction_id: Annotated[str, Matches("[0-9]{1,20}", "a number"), Path(alias="id", examples=["42"])]
 ) -> Response:
     """Return one payment; ids are numbers, as anything else would look like an outage."""
-    parameters = {"id": transaction_id}
+    reads, parameters = Reads(call), {"id": transaction_id}
 
     async def fetch() -> Transaction:
-        row = await services.quantapay.call(GET_TRANSACTION, parameters)
+        row = await call.services.quantapay.call(GET_TRANSACTION, parameters)
         if row is None:
             raise NotFound("There is no transaction with this id.")
         return Transaction.model_validate(row)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from gateway.errors import (
@@ -21,11 +21,12 @@ from gateway.errors import (
 )
 from gateway.http.admission import admit_wrong_key, source_of
 from gateway.http.body import describe, read_json
+from gateway.http.call import Call
 from gateway.http.problems import responses
-from gateway.http.services import Services, ServicesDependency
+from gateway.http.routing import DirectRoute
 from gateway.webhooks.receive import exact
 
-router = APIRouter(tags=["Webhooks"])
+router = APIRouter(route_class=DirectRoute, tags=["Webhooks"])
 
 
 class QuantaPayWebhook(BaseModel):
@@ -71,21 +72,21 @@ BODIES: tuple[type[BaseModel], ...] = (QuantaPayWebhook,)
         WebhooksNotConfigured,
     ),
 )
-async def receive_quantapay_webhook(request: Request, services: ServicesDependency) -> Response:
+async def receive_quantapay_webhook(call: Call) -> Response:
     """Keep the payment that QuantaPay tells of, and answer at once; what comes of it is decided afterwards.
 
     For QuantaPay only, which proves itself by the `key` in the body. Nothing else of a webhook is believed: the payment
     is read back from QuantaPay before it counts.
     """
-    receiver = services.receiver
+    receiver = call.services.receiver
     try:
-        _require_allowed(request, services)
+        _require_allowed(call)
         receiver.require_configured()
-        document = await read_json(request, parse_float=exact)
+        document = await read_json(call, parse_float=exact)
         if not isinstance(document, dict):
             raise ValidationFailed(faults=[FieldFault("Expected an object.", pointer="#")])
         if not receiver.admits(document):
-            await admit_wrong_key(request, services)
+            await admit_wrong_key(call)
             raise InvalidSignature
         await receiver.take(document)
     except GatewayError as error:
@@ -94,10 +95,10 @@ async def receive_quantapay_webhook(request: Request, services: ServicesDependen
     return Response(_RECEIVED, media_type="application/json")
 
 
-def _require_allowed(request: Request, services: Services) -> None:
+def _require_allowed(call: Call) -> None:
     """Raise `OriginNotAllowed` if gateway.yaml lists networks, and the request comes from none of them."""
-    allowed = services.config.webhooks.allow_from
-    source = source_of(request, services) if allowed else None
+    allowed = call.services.config.webhooks.allow_from
+    source = source_of(call) if allowed else None
     if allowed and not any(source is not None and source in network for network in allowed):
         raise OriginNotAllowed(
             "Webhooks are not taken from this address. An operator can add its network to `webhooks.allow_from` in "

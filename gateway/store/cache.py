@@ -121,7 +121,7 @@ class Cache:
             if found is None:
                 found = await self._by_flight(key, fresh_for, fetch, force)
             read.set({"gateway.cache.result": found.served})
-        self._metrics.cache_lookups.labels(function=key.function, result=found.served).inc()
+        self._metrics.cache_lookups[key.function, found.served].inc()
         return found
 
     async def close(self) -> None:

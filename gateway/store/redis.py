@@ -134,6 +134,11 @@ class Store:
         return self._deadline
 
     @property
+    def is_cluster(self) -> bool:
+        """Whether a command's keys must lie in one slot."""
+        return isinstance(self._redis, RedisCluster)
+
+    @property
     def up(self) -> bool:
         """Whether Redis could be used when last probed; assumed so before `start`."""
         return self._up

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
 from importlib.resources import files
+from itertools import groupby
 
 import pytest
 import redis
@@ -18,7 +19,7 @@ import throttled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.access.limits import Decision, Limit, LocalLimiter, RedisLimiter, client_limit, ip_limit
+from gateway.access.limits import MOST_AT_ONCE, Decision, Limit, LocalLimiter, RedisLimiter, client_limit, ip_limit
 from gateway.clock import SystemClock
 from gateway.quota import Quota
 from gateway.store.client import connect
@@ -62,30 +63,37 @@ class Step:
     limits: Sequence[tuple[int, Quota]]
 
 
-def replay(client: redis.Redis, steps: Sequence[Step]) -> list[tuple[bool, list[Fraction]]]:
-    """Return for every step whether it was allowed, and each TAT's distance from now in microseconds."""
+def replay(client: redis.Redis, steps: Sequence[Step], *, together: bool = False) -> list[tuple[bool, list[Fraction]]]:
+    """Return for every step whether it was allowed, and each TAT's distance from now in microseconds.
+
+    Each step is a call of the script; `together`, those at the same time are one.
+    """
     client.flushall()
     keys = [f"qpg:{{c}}:{n}" for n in range(3)]
+    calls = [list(same) for _, same in groupby(steps, key=lambda step: step.now if together else id(step))]
     plan = [
         {
-            "second": str(step.now // MICROSECONDS),
-            "microsecond": str(step.now % MICROSECONDS),
-            "keys": [number + 1 for number, _ in step.limits],
-            "args": [str(n) for _, quota in step.limits for n in (quota.amount, quota.window * MICROSECONDS)],
+            "second": str(call[0].now // MICROSECONDS),
+            "microsecond": str(call[0].now % MICROSECONDS),
+            "keys": [number + 1 for step in call for number, _ in step.limits],
+            "args": [str(n) for step in call for n in numbers_of(step)],
         }
-        for step in steps
+        for call in calls
     ]
     outcomes = client.eval(REPLAY, len(keys), *keys, json.dumps(plan))
-    return [
-        (
-            outcome[0] == 1,
-            [
-                Fraction(whole) + Fraction(part, quota.amount)
-                for (_, quota), whole, part in zip(step.limits, outcome[1::2], outcome[2::2], strict=True)
-            ],
-        )
-        for step, outcome in zip(steps, outcomes, strict=True)
-    ]
+    decided = []
+    for call, outcome in zip(calls, outcomes, strict=True):
+        numbers = iter(outcome)
+        for step in call:
+            allowed = next(numbers) == 1
+            tats = [Fraction(next(numbers)) + Fraction(next(numbers), quota.amount) for _, quota in step.limits]
+            decided.append((allowed, tats))
+        assert not list(numbers)
+    return decided
+
+
+def numbers_of(step: Step) -> list[int]:
+    return [len(step.limits), *(n for _, quota in step.limits for n in (quota.amount, quota.window * MICROSECONDS))]
 
 
 class ExactGcra:
@@ -139,6 +147,13 @@ def test_the_script_equals_exact_gcra_over_one_to_three_limits(valkey: ValkeySer
     oracle = ExactGcra()
     with valkey.client() as client:
         assert replay(client, steps) == [oracle.take(step) for step in steps]
+
+
+@on_a_shared_server
+@given(steps=histories())
+def test_requests_in_one_call_are_decided_as_if_they_came_one_by_one(valkey: ValkeyServer, steps: list[Step]) -> None:
+    with valkey.client() as client:
+        assert replay(client, steps, together=True) == replay(client, steps)
 
 
 @on_a_shared_server
@@ -197,12 +212,23 @@ def test_a_changed_quota_keeps_what_was_used(valkey: ValkeyServer) -> None:
 
 
 @asynccontextmanager
-async def limiter_on(url: str, *, processes: int = 1) -> AsyncIterator[tuple[RedisLimiter, Store, Metrics]]:
-    clock, metrics = SystemClock(), Metrics()
+async def limiter_on(
+    url: str, *, processes: int = 1, clock: SystemClock | None = None
+) -> AsyncIterator[tuple[RedisLimiter, Store, Metrics]]:
+    clock, metrics = clock or SystemClock(), Metrics()
     store = Store(connect(url), clock=clock, metrics=metrics)
     await store.start()
-    yield RedisLimiter(store, LocalLimiter(clock, lambda: processes), metrics=metrics), store, metrics
+    yield RedisLimiter(store, LocalLimiter(clock, lambda: processes), clock=clock, metrics=metrics), store, metrics
     await store.close()
+
+
+class MovedClock(SystemClock):
+    """The machine's clock, put forward."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
 
 
 def counted(metrics: Metrics, limit: str, decision: str, store: str) -> float:
@@ -224,10 +250,10 @@ async def test_a_first_request_gets_the_headers_of_the_interface(valkey: ValkeyS
     async with limiter_on(valkey.url) as (limiter, _, metrics):
         decision = await limiter.take([limit("600/minute")])
         assert (decision.allowed, decision.store, decision.retry_after) == (True, "redis", 0)
-        assert decision.headers() == {
-            "RateLimit-Policy": '"orders";q=600;w=60',
-            "RateLimit": '"orders";r=599;t=1',
-        }
+        assert decision.headers() == [
+            (b"ratelimit-policy", b'"orders";q=600;w=60'),
+            (b"ratelimit", b'"orders";r=599;t=1'),
+        ]
         assert counted(metrics, "client", "allowed", "redis") == 1
     with valkey.client() as client:
         assert 0 < client.pttl("qpg:{orders}:rate:client") <= 101
@@ -242,7 +268,7 @@ async def test_a_refusal_says_when_to_come_back_and_by_which_limit(valkey: Valke
         for refusal in refusals:
             assert (refusal.allowed, refusal.refused_by) == (False, limits[0])
             assert 1799 < refusal.retry_after <= 1800
-            assert refusal.headers()["Retry-After"] == "1800"
+            assert refusal.retry_after_seconds == 1800
             assert refusal.states[0].remaining == 0
             assert refusal.states[1].remaining >= 598  # refused requests cost nothing
         assert counted(metrics, "ip", "allowed", "redis") == counted(metrics, "client", "allowed", "redis") == 2
@@ -258,6 +284,92 @@ async def test_clients_have_limits_of_their_own(valkey: ValkeyServer) -> None:
         assert (await limiter.take([])).allowed
 
 
+def scripts_run(client: redis.Redis) -> int:
+    return client.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
+
+
+async def test_requests_at_the_same_time_share_a_call_and_each_gets_its_own_answer(valkey: ValkeyServer) -> None:
+    async with limiter_on(valkey.url) as (limiter, _, _metrics):
+        await limiter.take([limit("1/hour", "warm-up")])
+        with valkey.client() as client:
+            before = scripts_run(client)
+            asked = [[limit("3/hour", "a")], [address_limit("9/hour"), limit("5/hour")], [limit("1/hour", "b")]] * 4
+            decisions = await asyncio.gather(*(limiter.take(limits) for limits in asked))
+            assert scripts_run(client) - before == 1
+    allowed = [decision.allowed for decision in decisions]
+    assert (sum(allowed[0::3]), sum(allowed[1::3]), sum(allowed[2::3])) == (3, 4, 1)
+    for limits, decision in zip(asked, decisions, strict=True):
+        assert [state.limit for state in decision.states] == limits
+
+
+async def test_of_many_at_the_same_time_no_call_decides_too_many(valkey: ValkeyServer) -> None:
+    async with limiter_on(valkey.url) as (limiter, _, _metrics):
+        await limiter.take([limit("1/hour", "warm-up")])
+        with valkey.client() as client:
+            before = scripts_run(client)
+            decisions = await asyncio.gather(*(limiter.take([limit("200/hour")]) for _ in range(2 * MOST_AT_ONCE + 1)))
+            assert scripts_run(client) - before == 3
+    assert sum(decision.allowed for decision in decisions) == 200
+
+
+async def test_who_gives_up_waiting_takes_nobody_with_them(valkey: ValkeyServer) -> None:
+    async with limiter_on(valkey.url) as (limiter, _, _metrics):
+        gone = asyncio.create_task(limiter.take([limit("1/hour", "a")]))
+        stays = asyncio.create_task(limiter.take([limit("1/hour", "b")]))
+        await asyncio.sleep(0)
+        gone.cancel()
+        assert (await stays).allowed
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+
+
+async def test_a_flood_of_refusals_asks_redis_once_a_second(valkey: ValkeyServer) -> None:
+    clock = MovedClock()
+    async with limiter_on(valkey.url, clock=clock) as (limiter, _, metrics):
+        wanted = [limit("2/hour")]
+        for _ in range(2):
+            assert (await limiter.take(wanted)).allowed
+        first = await limiter.take(wanted)
+        with valkey.client() as client:
+            before = scripts_run(client)
+            clock.ahead = 0.9
+            later = [await limiter.take(wanted) for _ in range(50)]
+            assert scripts_run(client) == before
+            clock.ahead = 1.1
+            assert not (await limiter.take(wanted)).allowed
+            assert scripts_run(client) == before + 1
+    for refusal in later:
+        assert (refusal.allowed, refusal.refused_by, refusal.store) == (False, wanted[0], "redis")
+        assert refusal.retry_after == pytest.approx(first.retry_after - 0.9, abs=0.05)
+        assert refusal.states[0].resets_after == pytest.approx(first.states[0].resets_after - 0.9, abs=0.05)
+        assert refusal.states[0].remaining == 0
+    assert counted(metrics, "client", "refused", "redis") == 52
+
+
+async def test_a_remembered_refusal_ends_when_its_time_has_come_or_the_limit_is_another(valkey: ValkeyServer) -> None:
+    clock = MovedClock()
+    async with limiter_on(valkey.url, clock=clock) as (limiter, _, _metrics):
+        for _ in range(10):
+            assert (await limiter.take([limit("10/second")])).allowed
+        refused = await limiter.take([limit("10/second")])
+        assert 0 < refused.retry_after <= 0.1
+        with valkey.client() as client:
+            before = scripts_run(client)
+            await limiter.take([limit("20/second")])  # a reload has raised the limit: it is asked about
+            assert scripts_run(client) == before + 1
+        await asyncio.sleep(refused.retry_after + 0.06)
+        assert (await limiter.take([limit("10/second")])).allowed
+
+
+async def test_refusals_are_remembered_within_bounds(valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.access.limits.MOST_REFUSALS", 5)
+    async with limiter_on(valkey.url) as (limiter, _, _metrics):
+        for number in range(20):
+            for _ in range(2):
+                await limiter.take([limit("1/hour", f"c{number}")])
+        assert len(limiter._refusals) == 5
+
+
 WORKER = """
 import asyncio, sys, time
 from redis.asyncio import Redis
@@ -271,7 +383,7 @@ async def main():
     clock, metrics = SystemClock(), Metrics()
     # Patient, so that a busy machine does not send a process to its local share.
     store = Store(Redis.from_url(sys.argv[1], socket_timeout=20), clock=clock, metrics=metrics, deadline=20)
-    limiter = RedisLimiter(store, LocalLimiter(clock, lambda: 1), metrics=metrics)
+    limiter = RedisLimiter(store, LocalLimiter(clock, lambda: 1), clock=SystemClock(), metrics=metrics)
     limit = client_limit("orders", Quota.parse(sys.argv[2]))
     await store.run(lambda redis: redis.ping())
     print("ready", flush=True)
@@ -287,6 +399,7 @@ async def main():
                 allowed += 1
             else:
                 refused += 1
+                await asyncio.sleep(0)  # a remembered refusal waits for nothing
 
     await asyncio.gather(*(hammer() for _ in range(8)))
     await store.close()

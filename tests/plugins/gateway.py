@@ -318,7 +318,8 @@ def look_for_payments(valkey) -> None:
 
 
 def forget_failures(outside: Outside) -> None:
-    """Close every breaker and fill up the retries: what one test broke is no concern of the next."""
+    """Close every breaker, fill up the retries, forgive every refusal: what one test did is no concern of the next."""
     quantapay, clock = outside.inside.services.quantapay, SystemClock()
     quantapay._guard = Guard(clock=clock, metrics=outside.inside.metrics)
     quantapay._retries = Retries(clock)
+    outside.inside.services.limiter._refusals.clear()

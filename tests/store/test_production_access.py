@@ -179,7 +179,7 @@ async def test_nothing_is_ever_said_in_plain_to_a_server_that_speaks_no_tls() ->
 async def use_everything(store: Store) -> None:
     """Have the gateway keep in Redis all that it ever keeps there."""
     clock, metrics = SystemClock(), Metrics()
-    limiter = RedisLimiter(store, LocalLimiter(clock, share=lambda: 1), metrics=metrics)
+    limiter = RedisLimiter(store, LocalLimiter(clock, share=lambda: 1), clock=SystemClock(), metrics=metrics)
     quota = Quota.parse("600/minute")
     await limiter.take([client_limit("orders", quota), ip_limit("orders", "203.0.113.7", quota)])
     membership = Membership(store, clock=clock, assumed=1)

@@ -250,7 +250,9 @@ async def test_a_cluster_fails_over_and_nothing_promised_is_lost(
     cluster, metrics = redis_servers.cluster(primaries=3, replicas=True), Metrics()
     names = one_name_for_each_primary(cluster)
     async with running(cluster.url, metrics=metrics) as store:
-        limiter = RedisLimiter(store, LocalLimiter(SystemClock(), share=lambda: 1), metrics=metrics)
+        limiter = RedisLimiter(
+            store, LocalLimiter(SystemClock(), share=lambda: 1), clock=SystemClock(), metrics=metrics
+        )
 
         async def limited_by() -> list[str]:
             return [(await limiter.take([client_limit(name, Quota.parse("600/minute"))])).store for name in names]

@@ -176,7 +176,7 @@ async def test_every_fault_leaves_limits_to_the_local_share_and_heals_by_itself(
     server, metrics = redis_servers.plain().ready(), Metrics()
     async with running(server.url, metrics=metrics) as store:
         local = LocalLimiter(clock=SystemClock(), share=lambda: 1)
-        limiter = RedisLimiter(store, local, metrics=metrics)
+        limiter = RedisLimiter(store, local, clock=SystemClock(), metrics=metrics)
         assert (await limiter.take([LIMIT])).store == "redis"
         with fault(server):
             assert {(await limiter.take([LIMIT])).store for _ in range(20)} == {"local"}

@@ -8,7 +8,7 @@ from gateway.routes.checkout_sessions.models import CheckoutSessionRequest, Quot
 
 router = APIRouter()
 for part in (create, retrieve, watch):
-    router.include_router(part.router)
+    router.routes.extend(part.router.routes)
 
 BODIES: list[type[BaseModel]] = [CheckoutSessionRequest, QuotedCheckoutSessionRequest]
 """The models that `create` reads by `json_body`."""

@@ -1,8 +1,6 @@
 """`POST /checkout-sessions`: a price in, a hosted page out."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
 
 from gateway.access.tokens import client_token
@@ -20,12 +18,14 @@ from gateway.errors import (
     StorageUnavailable,
     UnsupportedMediaType,
 )
-from gateway.http.authentication import Caller, scope_to_order
+from gateway.http.authentication import scope_to_order
 from gateway.http.body import describe, json_body
-from gateway.http.idempotency import REPLAYED, fingerprint, idempotency_key, once
+from gateway.http.call import Call
+from gateway.http.idempotency import REPLAYED, documented_key, fingerprint, idempotency_key, once
 from gateway.http.problems import upstream_responses
 from gateway.http.quoting import admit_quoted
-from gateway.http.services import Services, ServicesDependency
+from gateway.http.routing import DirectRoute
+from gateway.http.services import Services
 from gateway.payments.checkout import Order
 from gateway.payments.session import Session
 from gateway.representations import BrowserCheckoutSession, CheckoutSession
@@ -36,7 +36,7 @@ from gateway.routes.checkout_sessions.models import (
 )
 from gateway.store.idempotency import Answer
 
-router = APIRouter(tags=["Checkout sessions"])
+router = APIRouter(route_class=DirectRoute, tags=["Checkout sessions"])
 
 _read_priced = json_body(CheckoutSessionRequest)
 _read_quoted = json_body(QuotedCheckoutSessionRequest)
@@ -49,7 +49,7 @@ _LOCATION = {"Location": {"description": "Where the session is.", "schema": {"ty
     summary="Create a checkout session",
     status_code=201,
     response_model=CheckoutSession | NewBrowserCheckoutSession,
-    dependencies=scope_to_order("checkout-sessions:write"),
+    dependencies=[*scope_to_order("checkout-sessions:write"), Depends(documented_key)],
     openapi_extra=describe(CheckoutSessionRequest, QuotedCheckoutSessionRequest),
     responses={
         **upstream_responses(
@@ -81,12 +81,7 @@ _LOCATION = {"Location": {"description": "Where the session is.", "schema": {"ty
         },
     },
 )
-async def create_checkout_session(
-    request: Request,
-    services: ServicesDependency,
-    client: Caller,
-    key: Annotated[str | None, Depends(idempotency_key)],
-) -> Response:
+async def create_checkout_session(call: Call) -> Response:
     """Make a payment page for a price that a server decided.
 
     **With a secret key** the caller is that server. On an error, `outcome` says whether QuantaPay may have made a
@@ -96,9 +91,11 @@ async def create_checkout_session(
     **With a publishable key** the body is a quote that the shop's server signed. An order has one session: asking
     again, also with a newer quote for the same price, gets the same one.
     """
+    client = call.caller
     if isinstance(client, PublishableKeyClient):
-        return await _find_or_make(request, services, client)
-    return await _make(services, client, key, await _read_priced(request))
+        return await _find_or_make(call, client)
+    key = idempotency_key(call)
+    return await _make(call.services, client, key, await _read_priced(call))
 
 
 async def _make(
@@ -124,8 +121,9 @@ async def _make(
     return Response(answer.body, status_code=201, headers=headers, media_type="application/json")
 
 
-async def _find_or_make(request: Request, services: Services, client: PublishableKeyClient) -> Response:
-    quoted = await admit_quoted(request, services, client, _read_quoted)
+async def _find_or_make(call: Call, client: PublishableKeyClient) -> Response:
+    services = call.services
+    quoted = await admit_quoted(call, client, _read_quoted)
     order = Order(price=quoted.price, currency=quoted.currency.lower())
     session, is_new = await services.checkout.find_or_make(client.id, order, order_id=quoted.order_id)
     answer = NewBrowserCheckoutSession(

@@ -3,21 +3,41 @@
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.config import PublishableKeyClient
 from gateway.errors import NotFound, StorageUnavailable, TooManyStreams
 from gateway.http.admission import address_of
-from gateway.http.authentication import Documented
+from gateway.http.authentication import bearer
+from gateway.http.call import Call
 from gateway.http.event_stream import MEDIA_TYPE, Event, EventStream
-from gateway.http.parameters import refuse_odd_parameters
+from gateway.http.headers import first_of
 from gateway.http.problems import keyed_responses
-from gateway.http.services import Services, ServicesDependency
+from gateway.http.routing import DirectRoute
+from gateway.http.services import Services
 from gateway.http.viewing import View, view
 from gateway.representations import as_seen
 from gateway.routes.checkout_sessions.retrieve import SessionId
 
-router = APIRouter(tags=["Checkout sessions"], dependencies=[Depends(refuse_odd_parameters)])
+
+class WatchQuery(BaseModel):
+    """How a page that cannot send headers shows its token."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    token: Annotated[
+        str | None, Field(description="The session's token, for `EventSource`, which cannot send headers.")
+    ] = None
+
+
+def resumption(_last_event_id: Annotated[str | None, Header(alias="Last-Event-ID")] = None) -> None:
+    """Declare the header that a reader comes back with; the route looks at it."""
+
+
+router = APIRouter(
+    route_class=DirectRoute, tags=["Checkout sessions"], dependencies=[Depends(bearer), Depends(resumption)]
+)
 
 MOST_STREAMS = 200
 """Open streams of a client with a secret key, for which gateway.yaml has no setting."""
@@ -37,29 +57,21 @@ MOST_STREAMS = 200
         204: {"description": "The session is final, and the caller has seen it (`Last-Event-ID`)."},
     },
 )
-async def watch_checkout_session(
-    request: Request,
-    session_id: SessionId,
-    services: ServicesDependency,
-    _documented: Documented,
-    token: Annotated[
-        str | None, Query(description="The session's token, for `EventSource`, which cannot send headers.")
-    ] = None,
-    last_event_id: Annotated[str | None, Header(alias="Last-Event-ID")] = None,
-) -> Response:
+async def watch_checkout_session(call: Call, session_id: SessionId, query: Annotated[WatchQuery, Query()]) -> Response:
     """Send a session to its own client with `checkout-sessions:read`, or to who holds its token.
 
     A comment comes every 15 s. The stream ends after a final status, after 30 minutes, and when the gateway stops;
     `retry:` then says after how many milliseconds to connect again.
     """
-    seen = await view(request, services, session_id, token=token)
-    if seen.session.status.is_final and last_event_id == str(seen.session.version):
+    services = call.services
+    seen = await view(call, session_id, token=query.token)
+    if seen.session.status.is_final and first_of(call.scope, b"last-event-id") == str(seen.session.version):
         return Response(status_code=204)
-    if getattr(request.state, "is_head", False):
+    if call.scope["state"].get("is_head"):
         return EventStream.headers_only()
     slot = await services.slots.take(
         seen.client.id,
-        subject=address_of(request, services) if seen.by_token else None,
+        subject=address_of(call) if seen.by_token else None,
         session_id=seen.session.id,
         most=seen.client.max_streams if isinstance(seen.client, PublishableKeyClient) else MOST_STREAMS,
     )

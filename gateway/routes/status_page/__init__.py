@@ -21,7 +21,6 @@ def status_page() -> Response:
         "Content-Security-Policy": policy,
         "Cross-Origin-Opener-Policy": "same-origin",
         "Referrer-Policy": "no-referrer",
-        "X-Content-Type-Options": "nosniff",
     }
     return Response(content, media_type="text/html", headers=headers)
 
