@@ -3,33 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import structlog
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
-from fastapi.telemetry import TelemetryConfig
-from pydantic import BaseModel, SecretStr
+from pydantic import SecretStr
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
+from starlette.types import ASGIApp
 
-from gateway import __version__
 from gateway.access.keys import Keyring
 from gateway.access.limits import LocalLimiter, RedisLimiter
 from gateway.access.origins import Origins
 from gateway.access.streams import StreamSlots
 from gateway.clock import Clock, SystemClock
 from gateway.config import Config, ConfigFault, ConfigFile, config_path
-from gateway.errors import GatewayError
-from gateway.http.cors import Cors
-from gateway.http.middleware import AnswerHeaders, CatchBugs, HeadAsGet, RequestRecord
-from gateway.http.openapi import specification
-from gateway.http.problems import Problems
-from gateway.http.routing import Direct
 from gateway.http.services import Services
 from gateway.lifecycle import Lifecycle
 from gateway.payments.agenda import Agenda
@@ -44,8 +33,8 @@ from gateway.quantapay.credentials import RotatingSecret
 from gateway.quantapay.functions import FUNCTIONS
 from gateway.quantapay.payment_urls import PaymentUrls, is_loopback
 from gateway.quantapay.transport import AiohttpTransport
-from gateway.routes import balances, checkout_sessions, functions, operations, rates, sdk, transactions, webhooks
 from gateway.routes.ops import create_ops_app
+from gateway.routes.public import create_api, create_public_app
 from gateway.settings import Settings
 from gateway.store.cache import Cache
 from gateway.store.client import DEADLINE, RedisClient
@@ -61,11 +50,8 @@ from gateway.webhooks.pipeline import Pipeline
 
 log = structlog.get_logger()
 
-_BODIES: list[type[BaseModel]] = [*checkout_sessions.BODIES, functions.FunctionParameters, *webhooks.BODIES]
 CLAIM_OUTLIVES_DEADLINE = 5.0
 """Seconds that a claim is held beyond the deadline of the call it protects (interface §3.5)."""
-_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
-"""FastAPI's own would record exception texts and query strings."""
 
 
 class Gateway:
@@ -191,41 +177,14 @@ class Gateway:
     def _upstream_name(self, function: str) -> str:
         return self.config.current.functions.upstream(function)
 
-    def public_app(self) -> FastAPI:
+    def public_app(self) -> ASGIApp:
         """Build what callers reach. Its lifespan starts and stops everything that runs beside requests."""
-        services = self.services
-        problems = Problems(services.public_url)
-        resources = (balances, rates, checkout_sessions, transactions, functions, webhooks, operations, sdk)
-        routes = [route for resource in resources for route in resource.router.routes]
-        app = FastAPI(
-            title="QuantaPay Gateway",
-            version=__version__,
-            openapi_url=None,
-            redirect_slashes=False,
-            generate_unique_id_function=lambda route: route.name,
-            telemetry=_NO_TELEMETRY,
-            lifespan=self._lifespan,
-            middleware=[
-                Middleware(AnswerHeaders, clock=services.clock, lifecycle=services.lifecycle),
-                Middleware(RequestRecord, clock=services.clock, metrics=self.metrics, tracer=self._tracer),
-                Middleware(Cors, services=services, problems=problems),
-                Middleware(CatchBugs, problems=problems),
-                Middleware(HeadAsGet),
-                Middleware(Direct, routes=routes, services=services, problems=problems),
-            ],
-            exception_handlers={
-                GatewayError: problems.on_gateway_error,
-                RequestValidationError: problems.on_invalid_request,
-                HTTPException: problems.on_http_exception,
-            },
-        )
-        app.state.services = services
-        for resource in resources:
-            app.include_router(resource.router)
-        if self._settings.docs:
-            app.include_router(operations.docs_router)
-        app.openapi = cache(partial(specification, app, _BODIES))  # type: ignore[method-assign]  # FastAPI's own way
-        return app
+        api = create_api(self.services, docs=self._settings.docs, lifespan=self._lifespan)
+        return create_public_app(api, self.services, metrics=self.metrics, tracer=self._tracer)
+
+    def specification(self) -> dict[str, Any]:
+        """Return the OpenAPI document."""
+        return create_api(self.services, docs=False).openapi()
 
     def ops_app(self, status: Callable[[], Awaitable[dict[str, Any]]]) -> Starlette:
         """Build what operators reach; `status` gives what `/status` answers, anew each time."""

@@ -1,5 +1,6 @@
 """One serving process from its settings to its end: the parts of `gateway.app` on the listeners of `gateway.server`."""
 
+import gc
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,6 +14,10 @@ from gateway.settings import Settings
 from gateway.telemetry import status
 
 log = structlog.get_logger()
+
+_ALLOCATIONS = 20_000
+"""Between two searches for garbage in cycles. A request leaves next to none; searching after every 700, as Python does by
+itself, takes a sixth of a cached read."""
 
 _LAST_WORDS = 1.0
 """Seconds that the operators' listener has to finish what it is answering."""
@@ -57,6 +62,7 @@ async def _run(
     ops_status: Callable[[], Awaitable[dict[str, Any]]],
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
+    gc.set_threshold(_ALLOCATIONS, 10, 10)
     for fault in settings.warnings:
         log.warning("configuration", fault=str(fault))
     await serve(

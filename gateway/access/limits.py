@@ -7,17 +7,17 @@ ahead by window/N, and is refused if it would then lie further ahead than the wi
 A decision is a value that carries its reasons; headers and metrics are printed from it.
 """
 
-import asyncio
 import math
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, Protocol, Self
 
 from gateway.clock import Clock
 from gateway.errors import StorageUnavailable
 from gateway.quota import Quota
+from gateway.store.batch import Batches
 from gateway.store.redis import Script, Store
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.spans import span
@@ -100,32 +100,37 @@ class Decision:
         """
         if not self.states:
             return []
-        policy = b", ".join(_policy(state.limit) for state in self.states)
-        left = ", ".join(
-            f"{_quoted(state.limit.policy)};r={state.remaining};t={math.ceil(state.resets_after)}"
+        policies = [_policy(state.limit) for state in self.states]
+        left = [
+            b"%b;r=%d;t=%d" % (_quoted(state.limit.policy), state.remaining, math.ceil(state.resets_after))
             for state in self.states
-        )
-        return [(b"ratelimit-policy", policy), (b"ratelimit", left.encode())]
+        ]
+        return [(b"ratelimit-policy", b", ".join(policies)), (b"ratelimit", b", ".join(left))]
 
     def after(self, seconds: float) -> "Decision":
         """Return what the same refusal means that much later, if it still is one."""
-        return replace(
-            self,
-            states=tuple(replace(state, resets_after=max(0.0, state.resets_after - seconds)) for state in self.states),
+        states = tuple(
+            LimitState(state.limit, state.remaining, max(0.0, state.resets_after - seconds)) for state in self.states
+        )
+        return Decision(
+            allowed=False,
+            states=states,
+            store=self.store,
             retry_after=self.retry_after - seconds,
+            refused_by=self.refused_by,
         )
 
 
 @lru_cache(MOST_CACHED)
 def _policy(limit: Limit) -> bytes:
-    return f"{_quoted(limit.policy)};q={limit.quota.amount};w={limit.quota.window}".encode()
+    return b"%b;q=%d;w=%d" % (_quoted(limit.policy), limit.quota.amount, limit.quota.window)
 
 
 @lru_cache(MOST_CACHED)
-def _quoted(text: str) -> str:
+def _quoted(text: str) -> bytes:
     """Write a structured-field string (RFC 9651 §3.3.3)."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    return f'"{escaped}"'.encode()
 
 
 class RateLimiter(Protocol):
@@ -149,20 +154,28 @@ class RedisLimiter:
         self._clock = clock
         self._metrics = metrics
         self._script = Script.load("gateway.access", "limits.lua")
-        self._asking: defaultdict[str, list[_Check]] = defaultdict(list)
-        """Those that the next turn of the event loop sends, by what must lie in one slot."""
-        self._sent: set[asyncio.Task[None]] = set()
+        self._batches = Batches(self._ask, most=MOST_AT_ONCE)
         self._refusals: OrderedDict[tuple[Limit, ...], _Refusal] = OrderedDict()
 
     async def take(self, limits: Sequence[Limit]) -> Decision:
-        """Decide in one call to Redis, or within 100 ms without it; count the decision either way."""
+        """Decide by Redis, or within 100 ms without it; count the decision either way."""
         with span("limit") as asked:
-            decision = self._remembered(limits) or await self._ask_redis(limits) or await self._local.take(limits)
+            decision = self._remembered(limits) or await self._decide(limits)
             asked.set({"gateway.limit.allowed": decision.allowed, "gateway.limit.store": decision.store})
         outcome = "allowed" if decision.allowed else "refused"
         for limit in [decision.refused_by] if decision.refused_by else limits:
             self._metrics.rate_limit_decisions[limit.kind, outcome, decision.store].inc()
         return decision
+
+    async def _decide(self, limits: Sequence[Limit]) -> Decision:
+        if not limits:
+            return Decision(allowed=True, states=(), store="redis")
+        # The limits of one client lie in one slot of a cluster.
+        group = limits[0].hash_tag if self._store.is_cluster else ""
+        try:
+            return await self._batches.ask(limits, group=group)
+        except StorageUnavailable:
+            return await self._local.take(limits)
 
     def _remembered(self, limits: Sequence[Limit]) -> Decision | None:
         refusal = self._refusals.get(tuple(limits)) if self._refusals else None
@@ -174,52 +187,21 @@ class RedisLimiter:
         del self._refusals[tuple(limits)]
         return None
 
-    async def _ask_redis(self, limits: Sequence[Limit]) -> Decision | None:
-        """Return what Redis decides; None if it is away."""
-        if not limits:
-            return Decision(allowed=True, states=(), store="redis")
-        loop = asyncio.get_running_loop()
-        check = _Check(limits, loop.create_future())
-        slot = limits[0].hash_tag if self._store.is_cluster else ""
-        if not self._asking[slot]:
-            loop.call_soon(self._send, slot)
-        self._asking[slot].append(check)
-        return await check.decision
-
-    def _send(self, slot: str) -> None:
-        checks = self._asking.pop(slot)
-        for start in range(0, len(checks), MOST_AT_ONCE):
-            task = asyncio.create_task(self._decide(checks[start : start + MOST_AT_ONCE]))
-            self._sent.add(task)
-            task.add_done_callback(self._sent.discard)
-
-    async def _decide(self, checks: Sequence["_Check"]) -> None:
-        decisions: Sequence[Decision | None] = [None] * len(checks)
-        try:
-            decisions = await self._ask(checks)
-        except StorageUnavailable:
-            pass  # each takes its local share
-        except Exception as error:
-            for check in checks:
-                check.fail(error)
-        finally:  # cancelled too, or somebody would wait for ever
-            for check, decision in zip(checks, decisions, strict=True):
-                check.settle(decision)
-
-    async def _ask(self, checks: Sequence["_Check"]) -> Sequence[Decision]:
-        keys = [limit.key for check in checks for limit in check.limits]
-        args = [number for check in checks for number in check.numbers()]
+    async def _ask(self, requests: Sequence[Sequence[Limit]]) -> Sequence[Decision]:
+        """Have Redis decide about requests, each by its limits."""
+        keys = [limit.key for limits in requests for limit in limits]
+        args = [number for limits in requests for number in _numbers(tuple(limits))]
         asked_at = self._clock.monotonic()
         reply = iter(await self._store.run(lambda redis: self._script(redis, keys, args)))
         decisions = []
-        for check in checks:
+        for limits in requests:
             allowed = bool(next(reply))
             # Each limit's backlog comes as whole microseconds and a part in 1/amount microseconds.
-            backlogs = [next(reply) * limit.quota.amount + next(reply) for limit in check.limits]
-            paces = [_Pace.of(limit.quota) for limit in check.limits]
-            decision = _decide(check.limits, paces, backlogs, allowed=allowed, store="redis")
+            backlogs = [next(reply) * limit.quota.amount + next(reply) for limit in limits]
+            paces = [_Pace.of(limit.quota) for limit in limits]
+            decision = _decide(limits, paces, backlogs, allowed=allowed, store="redis")
             if not allowed:
-                self._remember(check.limits, _Refusal(decision, asked_at))
+                self._remember(limits, _Refusal(decision, asked_at))
             decisions.append(decision)
         return decisions
 
@@ -229,29 +211,13 @@ class RedisLimiter:
             self._refusals.popitem(last=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Check:
-    """A request that waits to be decided."""
-
-    limits: Sequence[Limit]
-    decision: asyncio.Future[Decision | None]
-
-    def numbers(self) -> Iterator[int]:
-        """Yield what the script wants to know."""
-        yield len(self.limits)
-        for limit in self.limits:
-            yield limit.quota.amount
-            yield limit.quota.window * MICROSECONDS
-
-    def settle(self, decision: Decision | None) -> None:
-        """Tell who waits, if anyone still does."""
-        if not self.decision.done():
-            self.decision.set_result(decision)
-
-    def fail(self, error: Exception) -> None:
-        """Tell who waits of a bug."""
-        if not self.decision.done():
-            self.decision.set_exception(error)
+@lru_cache(MOST_CACHED)
+def _numbers(limits: tuple[Limit, ...]) -> Sequence[bytes]:
+    """Return what the script wants to know of a request, besides its keys, as it is sent."""
+    numbers = [len(limits)]
+    for limit in limits:
+        numbers += (limit.quota.amount, limit.quota.window * MICROSECONDS)
+    return [b"%d" % number for number in numbers]
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,5 +61,5 @@ def openapi() -> None:
       quantapay-gateway openapi > openapi.yaml
     """
     settings = Settings(quantapay_api_key=SecretStr("none"), config=Path(os.devnull))
-    document = Gateway(settings, redis=connect("redis://localhost")).public_app().openapi()
+    document = Gateway(settings, redis=connect("redis://localhost")).specification()
     sys.stdout.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120))

@@ -105,4 +105,4 @@ def _bound(host: str, port: int, listener: str) -> socket.socket:
 def _configure_logs(settings: Settings) -> None:
     json_lines = settings.log_format != "console" if settings.log_format else not sys.stdout.isatty()
     secrets = [*settings.secrets().values(), *([settings.redis_url] if settings.redis_url else [])]
-    logs.configure(level=settings.log_level, json=json_lines, secrets=secrets)
+    logs.configure(level=settings.log_level, json=json_lines, secrets=secrets, for_good=True)

@@ -106,7 +106,8 @@ class RequestRecord:
             seconds = self._clock.monotonic() - started
             route = _route(scope)
             self._count(route, method, status, seconds, record)
-            _describe(request, route, method, status, record)
+            if self._tracer is not None:
+                _describe(request, route, method, status, record)
             log.info(
                 "request",
                 request_id=scope["state"]["request_id"],

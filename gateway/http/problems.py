@@ -128,6 +128,10 @@ class Problems:
             return self.response(MalformedRequest(), request)
         return self.response(InternalError(), request)
 
+    async def on_bug(self, request: Request, _error: Exception) -> Response:
+        """Answer for an exception that nobody expected; `CatchBugs` writes it down."""
+        return self.response(InternalError(), request)
+
 
 def faults_of(errors: Sequence[Mapping[str, Any]]) -> list[FieldFault]:
     """Turn pydantic's errors into faults; their `input` and `ctx` stay behind."""

@@ -5,7 +5,6 @@ are (RFC 9111), whether the caller has them already (RFC 9110 §13), and whether
 """
 
 import hashlib
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -120,8 +119,8 @@ class Reads:
         return Response(read.document.body, headers=headers, media_type=JSON)
 
     def _key(self, function: Function[Any], kind: str, parameters: Mapping[str, str]) -> CacheKey:
-        canonical = json.dumps(parameters, sort_keys=True)
-        return CacheKey(function.name, f"{self.call.services.account}|{function.name}|{kind}|{canonical}")
+        # As Python writes a dict of texts: quoted, so that no two read alike, and in the order of the route.
+        return CacheKey(function.name, f"{self.call.services.account}|{function.name}|{kind}|{parameters}")
 
     def _is_forced(self) -> bool:
         """Tell whether a server asks for a call; a browser cannot, as every call is one of few."""

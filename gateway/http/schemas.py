@@ -1,7 +1,7 @@
 """Types that several requests and answers share, so that each shape is described once."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -16,6 +16,8 @@ from pydantic import (
 from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 
 @dataclass(frozen=True, slots=True)
 class Matches:
@@ -23,6 +25,10 @@ class Matches:
 
     pattern: str
     expected: str
+    _form: re.Pattern[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_form", re.compile(self.pattern, re.ASCII))
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401 - pydantic's own signature
         """Check the whole text, after it is known to be one."""
@@ -34,7 +40,7 @@ class Matches:
 
     def _check(self, text: str) -> str:
         # JSON can spell half of a surrogate pair, which no encoding of ours can carry further.
-        if not re.fullmatch(self.pattern, text, re.ASCII) or re.search("[\ud800-\udfff]", text):
+        if not self._form.fullmatch(text) or _SURROGATE.search(text):
             raise ValueError(f"Expected {self.expected}.")
         return text
 

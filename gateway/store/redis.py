@@ -42,7 +42,8 @@ from gateway.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
-Send: TypeAlias = Callable[[Sequence[str | int]], Awaitable[Any]]
+Argument: TypeAlias = str | bytes | int
+Send: TypeAlias = Callable[[Sequence[Argument]], Awaitable[Any]]
 T = TypeVar("T")
 
 MOST_COMMANDS = 48
@@ -96,11 +97,11 @@ class Script:
         """Read the script `name` that lies beside the modules of `package`."""
         return cls(files(package).joinpath(name).read_text(encoding="utf-8"))
 
-    async def __call__(self, redis: RedisClient, keys: Sequence[str], args: Sequence[str | int]) -> Any:  # noqa: ANN401 - a reply of Redis
+    async def __call__(self, redis: RedisClient, keys: Sequence[str], args: Sequence[Argument]) -> Any:  # noqa: ANN401 - a reply of Redis
         """Run it over `keys`, which must lie in one hash slot; return what it returns."""
         return await self.send(lambda command: redis.execute_command(*command), keys, args)
 
-    async def send(self, send: Send, keys: Sequence[str], args: Sequence[str | int]) -> Any:  # noqa: ANN401 - a reply of Redis
+    async def send(self, send: Send, keys: Sequence[str], args: Sequence[Argument]) -> Any:  # noqa: ANN401 - a reply of Redis
         """Run it by means of `send`, which sends a command and returns the reply."""
         try:
             return await send(["EVALSHA", self.sha, len(keys), *keys, *args])
@@ -116,6 +117,8 @@ class Store:
 
     def __init__(self, redis: RedisClient, *, clock: Clock, metrics: Metrics, deadline: float = DEADLINE) -> None:
         self._redis = redis
+        self.is_cluster = isinstance(redis, RedisCluster)
+        """Whether a command's keys must lie in one slot."""
         self._clock = clock
         self._metrics = metrics
         self._deadline = deadline
@@ -132,11 +135,6 @@ class Store:
     def deadline(self) -> float:
         """Seconds that a request waits for Redis at most."""
         return self._deadline
-
-    @property
-    def is_cluster(self) -> bool:
-        """Whether a command's keys must lie in one slot."""
-        return isinstance(self._redis, RedisCluster)
 
     @property
     def up(self) -> bool:
@@ -194,7 +192,7 @@ class Store:
         # Outside the `except`, so that the fault, which can hold a command's arguments, is not its context.
         raise StorageUnavailable(retry_after=1)
 
-    async def write(self, script: Script, keys: Sequence[str], args: Sequence[str | int]) -> Any:  # noqa: ANN401 - a reply of Redis
+    async def write(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:  # noqa: ANN401 - a reply of Redis
         """Run a script whose effect must not be lost, and return what it returns.
 
         Where Redis has replicas, one of them has the effect too when this returns (`WAIT 1`). Raises
@@ -273,7 +271,7 @@ class Store:
     async def _try(self) -> None:
         # Idle connections may lead to a server that was replaced; after a failover that is all of them. A cluster's
         # client sees to its own when a primary does not answer.
-        if not isinstance(self._redis, RedisCluster):
+        if not isinstance(self._redis, RedisCluster):  # as `is_cluster` says
             await self._redis.connection_pool.disconnect(inuse_connections=False)
         await self._replication.look(self._redis)
         # A write, because a server that is read-only, full or without quorum still answers ROLE; and in a script,

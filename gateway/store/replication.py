@@ -29,7 +29,7 @@ from gateway.store.client import RedisClient
 
 log = structlog.get_logger()
 
-Command: TypeAlias = Sequence[str | int]
+Command: TypeAlias = Sequence[str | bytes | int]
 
 NEEDED_FOR = 60.0
 """Seconds after it was last seen with a replica for which a primary that has none is not written to."""
