@@ -16,8 +16,8 @@ from gateway.telemetry import status
 log = structlog.get_logger()
 
 _ALLOCATIONS = 20_000
-"""Between two searches for garbage in cycles. A request leaves next to none; searching after every 700, as Python does by
-itself, takes a sixth of a cached read."""
+"""Between two searches for garbage in cycles. A request leaves next to none, and searching after each 700, as Python
+does by itself, takes a sixth of a cached read."""
 
 _LAST_WORDS = 1.0
 """Seconds that the operators' listener has to finish what it is answering."""

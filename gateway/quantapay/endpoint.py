@@ -1,7 +1,9 @@
 """QuantaPay's one address: a form goes out once, and a whole answer comes back (contract §1)."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from email.utils import parsedate_to_datetime
+from typing import cast
 
 import httpx
 
@@ -35,7 +37,12 @@ _HEADERS = {
 
 
 class Endpoint:
-    """Sends forms to QuantaPay. Follows no redirect, and takes no proxy from the environment."""
+    """Sends forms to QuantaPay.
+
+    By httpx's transport alone, without its client: that would cost more than all the rest of a call, and does nothing
+    that is wanted here. It follows redirects, and one would carry the key to another host (contract §10); it keeps
+    cookies, and takes proxies from the environment.
+    """
 
     def __init__(
         self,
@@ -47,13 +54,10 @@ class Endpoint:
         metrics: Metrics,
     ) -> None:
         """Prepare; nothing is connected yet. `timeout` is in seconds, and half of it is enough to connect."""
-        self._http = httpx.AsyncClient(
-            transport=transport,
-            follow_redirects=False,  # a redirect would carry the key to another host (contract §10)
-            trust_env=False,
-            timeout=httpx.Timeout(timeout, connect=timeout / 2),
-        )
-        self._url = url
+        self._transport = transport
+        self._url = httpx.URL(url)
+        self._headers = {**_HEADERS, "Host": self._url.netloc.decode("ascii")}
+        self._extensions = {"timeout": httpx.Timeout(timeout, connect=timeout / 2).as_dict()}
         self._clock = clock
         self._metrics = metrics
         self.clock_skew: float | None = None
@@ -61,7 +65,7 @@ class Endpoint:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._http.aclose()
+        await self._transport.aclose()
 
     async def post(self, form: bytes, attempt: Attempt) -> Reply:
         """Send a form, note in `attempt` how far it gets, and return the answer.
@@ -70,11 +74,14 @@ class Endpoint:
         `UpstreamInvalidResponse` if the answer is cut off or over 4 MiB.
         """
         attempt.started = self._clock.monotonic()
-        headers = {**_HEADERS, "Content-Length": str(len(form))}
+        headers = {**self._headers, "Content-Length": str(len(form))}
         if (trace := traceparent()) is not None:
             headers["traceparent"] = trace
+        body = _Form(form, attempt)
+        request = httpx.Request("POST", self._url, headers=headers, stream=body, extensions=self._extensions)
         try:
-            async with self._http.stream("POST", self._url, content=_noted(form, attempt), headers=headers) as response:
+            response = await self._transport.handle_async_request(request)
+            async with aclosing(response):
                 attempt.status = response.status_code
                 self._compare_clocks(response.headers.get("date"))
                 return Reply(response.status_code, response.headers, await _whole_body(response))
@@ -95,15 +102,21 @@ class Endpoint:
         self._metrics.upstream_clock_skew.set(self.clock_skew)
 
 
-async def _noted(form: bytes, attempt: Attempt) -> AsyncIterator[bytes]:
-    """Yield the form; a transport asks for it only once it has a connection."""
-    attempt.note_sent()
-    yield form
+class _Form(httpx.AsyncByteStream):
+    """A form, and where to note that it is being sent: a transport asks for it only once it has a connection."""
+
+    def __init__(self, form: bytes, attempt: Attempt) -> None:
+        self._form = form
+        self._attempt = attempt
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self._attempt.note_sent()
+        yield self._form
 
 
 async def _whole_body(response: httpx.Response) -> bytes:
     content = bytearray()
-    async for chunk in response.aiter_raw():
+    async for chunk in cast("httpx.AsyncByteStream", response.stream):
         content += chunk
         if len(content) > MOST_BYTES:
             raise UpstreamInvalidResponse("QuantaPay's answer is over 4 MiB.")

@@ -39,9 +39,10 @@ class Batches(Generic[Question, Answer]):
     async def _ask_all(self, group: str) -> None:
         waiting: list[tuple[Question, asyncio.Future[Answer]]] = []
         try:
-            while waiting := self._waiting.pop(group, []):
-                self._waiting[group] = waiting[self._most :]
-                del waiting[self._most :]
+            while waiting := [one for one in self._waiting.pop(group, []) if not one[1].done()]:
+                if len(waiting) > self._most:
+                    self._waiting[group] = waiting[self._most :]
+                    del waiting[self._most :]
                 answers = await self._ask([question for question, _ in waiting])
                 for (_, future), answer in zip(waiting, answers, strict=True):
                     if not future.done():

@@ -36,6 +36,7 @@ from gateway.clock import Clock
 from gateway.errors import StorageUnavailable
 from gateway.store.cancellation import kept_cancellation
 from gateway.store.client import DEADLINE, RedisClient
+from gateway.store.pipeline import SharedPipeline
 from gateway.store.replication import NotReplicated, Replication
 from gateway.tasks import end
 from gateway.telemetry.metrics import Metrics
@@ -119,6 +120,8 @@ class Store:
         self._redis = redis
         self.is_cluster = isinstance(redis, RedisCluster)
         """Whether a command's keys must lie in one slot."""
+        self._commands = SharedPipeline(redis, deadline=deadline) if isinstance(redis, Redis) else redis
+        """What requests use; probes do not, as they would wait behind the very command that they ask about."""
         self._clock = clock
         self._metrics = metrics
         self._deadline = deadline
@@ -175,7 +178,7 @@ class Store:
             with kept_cancellation():
                 async with asyncio.timeout(self._deadline), self._slots:
                     await self._settle_doubt()  # it may have come up while waiting for a slot
-                    return await command(self._redis)
+                    return await command(self._commands)
         except _UNAVAILABLE as error:
             fault = error
         except exceptions.ResponseError as error:
@@ -271,7 +274,7 @@ class Store:
     async def _try(self) -> None:
         # Idle connections may lead to a server that was replaced; after a failover that is all of them. A cluster's
         # client sees to its own when a primary does not answer.
-        if not isinstance(self._redis, RedisCluster):  # as `is_cluster` says
+        if not isinstance(self._redis, RedisCluster):
             await self._redis.connection_pool.disconnect(inuse_connections=False)
         await self._replication.look(self._redis)
         # A write, because a server that is read-only, full or without quorum still answers ROLE; and in a script,

@@ -114,6 +114,8 @@ class Replication:
         if self._misses_replicas(primary):
             raise NotReplicated
         replicated = primary.replicas > 0
+        if not (replicated or asking or node):
+            return await redis.execute_command(*command)
         before: list[Command] = [["ASKING"]] if asking else []
         behind: list[Command] = [["WAIT", 1, math.ceil(self._wait * 1000)]] if replicated else []
         try:
