@@ -24,6 +24,7 @@ from gateway.config.model import (
 )
 from gateway.config.schema import config_schema
 from gateway.settings import Variable, variables
+from gateway.settings.docstrings import field_docstrings
 
 _HEAD = """\
 # Configuration
@@ -136,7 +137,7 @@ def _default(variable: Variable) -> str:
 def _keys_table(model: type[BaseModel]) -> str:
     schema = model.model_json_schema()
     rows = (
-        (f"`{name}`", _key_default(model, name, schema), _one_line(info.description), _code(info.examples))
+        (f"`{name}`", _key_default(model, name, schema), field_docstrings(model)[name], _code(info.examples))
         for name, info in model.model_fields.items()
     )
     return _table(("key", "default", "meaning", "example"), rows)

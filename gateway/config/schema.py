@@ -2,17 +2,27 @@
 
 from typing import Any
 
-from pydantic.json_schema import GenerateJsonSchema
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core.core_schema import ModelSchema
 
 from gateway.config.model import Config
 from gateway.quota import Quota
+from gateway.settings.docstrings import field_docstrings
 
 
 class _Generator(GenerateJsonSchema):
-    """pydantic's generator, with the defaults of quotas as the file writes them."""
+    """pydantic's generator, with our docstrings, and the defaults of quotas as the file writes them."""
 
     def encode_default(self, dft: Any) -> Any:  # noqa: ANN401 - pydantic's own signature
         return str(dft) if isinstance(dft, Quota) else super().encode_default(dft)
+
+    def model_schema(self, schema: ModelSchema) -> JsonSchemaValue:
+        written = super().model_schema(schema)
+        model: type[BaseModel] = schema["cls"]
+        for name, text in field_docstrings(model).items():
+            written["properties"][name]["description"] = text
+        return written
 
 
 def config_schema() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from gateway.quota import Quota
 from gateway.settings import values
+from gateway.settings.docstrings import field_docstrings
 from gateway.settings.faults import ConfigFault
 
 EMBEDDED = "embedded"
@@ -77,7 +78,6 @@ class Settings(BaseSettings):
         alias_generator=AliasGenerator(validation_alias=variable_name),
         validate_by_name=True,
         validate_by_alias=True,
-        use_attribute_docstrings=True,
         hide_input_in_errors=True,
     )
 
@@ -230,12 +230,18 @@ class Settings(BaseSettings):
 class Variable:
     """One variable as the operator sees it."""
 
+    field: str
+    """The field of `Settings` that it becomes."""
     name: str
     takes: Takes
-    description: str
     default: str
     """The default as a variable would write it, or words; empty if there is none."""
     secret: bool
+
+    @property
+    def description(self) -> str:
+        """What it is for: the text under its field."""
+        return field_docstrings(Settings)[self.field]
 
 
 def variables() -> Iterator[Variable]:
@@ -243,9 +249,9 @@ def variables() -> Iterator[Variable]:
     for field, info in Settings.model_fields.items():
         takes = next(entry for entry in info.metadata if isinstance(entry, Takes))
         yield Variable(
+            field=field,
             name=variable_name(field),
             takes=takes,
-            description=" ".join((info.description or "").split()),
             default=takes.default or _written(info.default),
             secret="SecretStr" in str(info.annotation),
         )

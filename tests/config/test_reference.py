@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from gateway.config import reference
 from gateway.settings import read_settings, variables
+from gateway.settings.docstrings import field_docstrings
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +37,8 @@ def test_every_variable_is_described_with_an_example_that_it_takes() -> None:
 
 def test_every_key_of_the_file_is_described() -> None:
     def described(model: type[BaseModel]) -> bool:
-        return all((info.description or "").endswith(".") for info in model.model_fields.values())
+        texts = field_docstrings(model)
+        return all(texts[name].endswith(".") for name in model.model_fields)
 
     assert all(described(model) for _, model in reference._SECTIONS)
 
