@@ -7,7 +7,6 @@ no public request itself.
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -33,7 +32,6 @@ METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 _FIRST_RESTART, _SLOWEST_RESTART = 0.1, 5.0
 _ASK_SECONDS = 1.0
-_PR_SET_PDEATHSIG = 1
 
 
 class Supervisor:
@@ -148,11 +146,3 @@ class Supervisor:
                 return status.from_json(answer.json())
         except (httpx.HTTPError, ValueError, TypeError):
             return None
-
-
-def die_with(supervisor: int) -> None:
-    """Ask the kernel to end this worker when process `supervisor`, its parent, is gone, even by SIGKILL."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != supervisor:  # gone before we asked
-        os.kill(os.getpid(), signal.SIGTERM)

@@ -13,10 +13,11 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from gateway import __version__
-from gateway.cli.program import app
+from gateway.cli.program import COMMANDS, app
 from gateway.config import load_config
 from gateway.config.keys import sha256_hex
 from gateway.sandbox.simulator import SimulatorOptions, running_simulator
+from tests.plugins.processes import imported_in
 
 KEY, SECRET = "CANARY-api-key", "CANARY-webhook-secret"
 GOOD = {"QUANTAPAY_API_KEY": KEY, "QUANTAPAY_WEBHOOK_SECRET": SECRET, "GATEWAY_REDIS_URL": "redis://127.0.0.1:1"}
@@ -58,6 +59,28 @@ def invoke():
 
 def test_the_program_is_what_the_tests_in_this_process_run(program, invoke):
     assert program("--help").stdout.replace("python -m gateway", "quantapay-gateway") == invoke("--help").stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_the_list_says_of_a_command_what_it_says_of_itself(command):
+    loaded = command.load()
+    assert (loaded.name, loaded.hidden) == (command.name, False)
+    assert " ".join(loaded.help.partition("\n\n")[0].split()) == command.help
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needless"),
+    [
+        (["--help"], {"pydantic", "httpx", "gateway.settings"}),
+        (["keys", "new", "--client", "orders"], {"fastapi", "httpx", "redis", "gateway.app"}),
+        (["config", "check"], {"fastapi", "aiohttp", "redis", "gateway.app"}),
+    ],
+    ids=["--help", "keys new", "config check"],
+)
+def test_a_command_imports_what_it_needs(program, arguments, needless):
+    imported = imported_in(program(*arguments, **GOOD, PYTHONPROFILEIMPORTTIME="1").stderr)
+    assert imported > {"gateway.cli.program"}
+    assert not imported & needless
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,14 @@ def test_it_serves_logs_and_ends_cleanly(start_gateway, workers):
     assert MARKER not in str(gateway.lines())
 
 
+def test_one_process_imports_nothing_of_the_sandbox_the_supervisor_and_tracing(start_gateway):
+    """Each would cost every start, and memory for good."""
+    imported = start_gateway(PYTHONPROFILEIMPORTTIME="1").imported()
+    assert imported > {"gateway.app", "fastapi"}
+    needless = ("gateway.sandbox", "gateway.supervisor", "gateway.telemetry.opentelemetry")
+    assert [name for name in imported if name.startswith(needless)] == []
+
+
 def test_a_worker_that_is_killed_is_replaced_and_its_counts_stay(start_gateway):
     gateway = start_gateway(GATEWAY_WORKERS="2")
     for _ in range(10):

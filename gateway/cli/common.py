@@ -7,16 +7,11 @@ from typing import Any, NoReturn
 
 import typer
 import uvloop
-from pydantic import SecretStr
-from rich.console import Console
 
-from gateway.app import Gateway
 from gateway.config import Config, config_path, load_config
 from gateway.server import StartFailed
 from gateway.settings import ConfigFault, ConfigurationError, Settings, load_settings, read_variables
 from gateway.settings.load import SECRETS_DIRECTORY
-from gateway.store.client import connect
-from gateway.telemetry.tracing import open_tracer
 
 FAILED, MISUSED = 1, 2
 
@@ -45,20 +40,6 @@ def config_or_refuse(settings: Settings, path: Path | None = None) -> Config:
         refuse(error.faults)
 
 
-def gateway_or_refuse(settings: Settings, url: SecretStr) -> Gateway:
-    """Return a gateway on the Redis at `url`, or end with 2 and every fault of gateway.yaml."""
-    try:
-        return Gateway(
-            settings,
-            redis=connect(url),
-            environ=read_variables(),
-            secrets_dir=SECRETS_DIRECTORY,
-            tracer=open_tracer(read_variables(env_file=None)),  # OpenTelemetry reads its variables itself, and no file
-        )
-    except ConfigurationError as error:
-        refuse(error.faults)
-
-
 def run(work: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine to its end; Ctrl-C is a normal end."""
     try:
@@ -72,6 +53,8 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 def refuse(faults: Sequence[ConfigFault]) -> NoReturn:
     """End with 2 and a line a fault."""
+    from rich.console import Console  # noqa: PLC0415 - 40 ms that only bad news needs
+
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print(f"[bold red]The configuration has {len(faults)} fault{'s' if len(faults) > 1 else ''}:[/]")
     for fault in faults:

@@ -5,10 +5,9 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
-from gateway.cli.common import fail, gateway_or_refuse, refuse, run, settings_or_refuse
+from gateway.cli.common import fail, refuse, run, settings_or_refuse
 from gateway.config import check as faults_of_configuration
 from gateway.errors import GatewayError
-from gateway.quantapay.functions import GET_CREDIT_BALANCE
 from gateway.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="The gateway's own configuration.")
@@ -39,6 +38,9 @@ def check(
 
 
 async def _probe(settings: Settings) -> None:
+    from gateway.cli.wiring import gateway_or_refuse  # noqa: PLC0415 - a second that a check without --probe saves
+    from gateway.quantapay.functions import GET_CREDIT_BALANCE  # noqa: PLC0415
+
     gateway = gateway_or_refuse(settings, SecretStr("redis://localhost"))  # never connected: a probe needs no store
     quantapay = gateway.services.quantapay
     try:

@@ -1,5 +1,6 @@
 """`serve`: the gateway itself, as one process or as a supervisor with workers."""
 
+import ctypes
 import errno
 import os
 import signal
@@ -13,15 +14,15 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
-from gateway.cli.common import MISUSED, config_or_refuse, fail, gateway_or_refuse, run, settings_or_refuse
+from gateway.cli.common import MISUSED, config_or_refuse, fail, run, settings_or_refuse
 from gateway.clock import SystemClock
-from gateway.process import run_alone, run_worker
 from gateway.server import bind
 from gateway.settings import Settings
 from gateway.settings.model import EMBEDDED
 from gateway.store.embedded import EmbeddedValkey, EmbeddedValkeyError
-from gateway.supervisor import Supervisor, die_with
 from gateway.telemetry import logs
+
+_PR_SET_PDEATHSIG = 1
 
 
 def serve() -> None:
@@ -38,20 +39,9 @@ def serve() -> None:
     ops = _bound(settings.ops_host, settings.ops_port, "GATEWAY_OPS")
     with _store_of(settings) as (url, embedded):
         if settings.workers == 1:
-            clock = SystemClock()
-            gateway = gateway_or_refuse(settings, url)
-            run(run_alone(gateway, settings, public=public, ops=ops, clock=clock, embedded=embedded))
+            _serve_alone(settings, url, public=public, ops=ops, embedded=embedded)
         else:
-            config_or_refuse(settings)  # before anything starts
-            supervisor = Supervisor(
-                count=settings.workers,
-                public=public,
-                ops=ops,
-                environ={**os.environ, "GATEWAY_REDIS_URL": url.get_secret_value()},
-                embedded_store=embedded,
-                clock=SystemClock(),
-            )
-            run(supervisor.run())
+            _supervise(settings, url, public=public, ops=ops, embedded=embedded)
 
 
 def worker(
@@ -61,7 +51,10 @@ def worker(
 ) -> None:
     """Serve as one of several workers; `serve` starts these."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be obeyed; the file is about to be read anyway
-    die_with(supervisor)
+    _die_with(supervisor)
+    from gateway.cli.wiring import gateway_or_refuse  # noqa: PLC0415 - a supervisor needs no gateway
+    from gateway.process import run_worker  # noqa: PLC0415
+
     settings = settings_or_refuse()
     _configure_logs(settings)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -73,6 +66,33 @@ def worker(
     gateway = gateway_or_refuse(settings, settings.redis_url)
     public = socket.socket(fileno=public_fd)
     run(run_worker(gateway, settings, public=public, control=listener, clock=SystemClock()))
+
+
+def _serve_alone(
+    settings: Settings, url: SecretStr, *, public: socket.socket, ops: socket.socket, embedded: bool
+) -> None:
+    from gateway.cli.wiring import gateway_or_refuse  # noqa: PLC0415 - a supervisor needs no gateway
+    from gateway.process import run_alone  # noqa: PLC0415
+
+    gateway = gateway_or_refuse(settings, url)
+    run(run_alone(gateway, settings, public=public, ops=ops, clock=SystemClock(), embedded=embedded))
+
+
+def _supervise(
+    settings: Settings, url: SecretStr, *, public: socket.socket, ops: socket.socket, embedded: bool
+) -> None:
+    from gateway.supervisor import Supervisor  # noqa: PLC0415 - a single process needs no supervisor
+
+    config_or_refuse(settings)  # before anything starts
+    supervisor = Supervisor(
+        count=settings.workers,
+        public=public,
+        ops=ops,
+        environ={**os.environ, "GATEWAY_REDIS_URL": url.get_secret_value()},
+        embedded_store=embedded,
+        clock=SystemClock(),
+    )
+    run(supervisor.run())
 
 
 @contextmanager
@@ -106,3 +126,11 @@ def _configure_logs(settings: Settings) -> None:
     json_lines = settings.log_format != "console" if settings.log_format else not sys.stdout.isatty()
     secrets = [*settings.secrets().values(), *([settings.redis_url] if settings.redis_url else [])]
     logs.configure(level=settings.log_level, json=json_lines, secrets=secrets, for_good=True)
+
+
+def _die_with(supervisor: int) -> None:
+    """Ask the kernel to end this worker when process `supervisor`, its parent, is gone, even by SIGKILL."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != supervisor:  # gone before we asked
+        os.kill(os.getpid(), signal.SIGTERM)

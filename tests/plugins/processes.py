@@ -50,6 +50,11 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for text in lists for child in text.split()]
 
 
+def imported_in(log: str) -> set[str]:
+    """Return the modules that a process with PYTHONPROFILEIMPORTTIME=1 imported, by what it wrote."""
+    return {line.rpartition("|")[2].strip() for line in log.splitlines() if line.startswith("import time:")}
+
+
 def gone(pid: int) -> bool:
     """Tell whether a process has ended, reaped or not."""
     try:
@@ -110,6 +115,10 @@ class GatewayProcess:
 
     def lines(self) -> list[dict]:
         return [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
+
+    def imported(self) -> set[str]:
+        """Return the modules that it imported, if it was started with PYTHONPROFILEIMPORTTIME=1."""
+        return imported_in(self._log.read_text())
 
     def children(self) -> list[int]:
         return children_of(self.process.pid)
