@@ -1,6 +1,7 @@
 """What the commands share: settings or a refusal, an event loop, and the two ways to end badly."""
 
 import asyncio
+import gc
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -42,6 +43,7 @@ def config_or_refuse(settings: Settings, path: Path | None = None) -> Config:
 
 def run(work: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine to its end; Ctrl-C is a normal end."""
+    start_collecting()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(work)
@@ -49,6 +51,17 @@ def run(work: Coroutine[Any, Any, None]) -> None:
         pass
     except StartFailed:
         fail("the gateway could not start; the log says why")
+
+
+def start_collecting() -> None:
+    """Have garbage collected from now on, where `main` put it off.
+
+    What is there by now stays as long as the process, so it is put out of the collector's sight: looking through all
+    of it now and then would hold up requests.
+    """
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def refuse(faults: Sequence[ConfigFault]) -> NoReturn:

@@ -58,11 +58,6 @@ app = typer.Typer(
 )
 
 
-def main() -> None:
-    """Run the program."""
-    app()
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(__version__)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
-from gateway.cli.common import fail, run
+from gateway.cli.common import fail, run, start_collecting
 from gateway.store.embedded import EmbeddedValkeyError
 
 
@@ -35,6 +35,7 @@ def sandbox(
             raise
         fail("the sandbox needs more packages: run `pip install 'quantapay-gateway[embedded,sandbox]'`")
 
+    start_collecting()
     try:
         run_sandbox(port=port, ops_port=ops_port, simulator_port=simulator_port, storefront_port=storefront_port)
     except KeyboardInterrupt:
