@@ -191,9 +191,8 @@ class Gateway:
         return create_ops_app(registry=lambda: self.metrics.registry, status=status, clock=self.services.clock)
 
     @asynccontextmanager
-    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+    async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         """Start in the order of dependence; close in the reverse."""
-        app.openapi()  # made now and kept, so that no request waits for it
         async with AsyncExitStack() as stack:
             if self._tracer is not None:
                 stack.push_async_callback(self._tracer.close)
