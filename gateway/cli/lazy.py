@@ -7,6 +7,8 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_group
 
+from gateway.cli.lean import lean_imports
+
 
 class LazyCommand(TyperCommand):
     """Stands for a command in the list of `--help`, and becomes it when it is called."""
@@ -19,7 +21,8 @@ class LazyCommand(TyperCommand):
     def load(self) -> Any:  # noqa: ANN401 - the class is private to typer
         """Import the command and return it."""
         module, _, attribute = self._where.partition(":")
-        found = getattr(import_module(module), attribute)
+        with lean_imports():
+            found = getattr(import_module(module), attribute)
         around = typer.Typer()
         if isinstance(found, typer.Typer):
             around.add_typer(found, name=self.name)

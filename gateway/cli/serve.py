@@ -15,6 +15,7 @@ import typer
 from pydantic import SecretStr
 
 from gateway.cli.common import MISUSED, config_or_refuse, fail, run, settings_or_refuse
+from gateway.cli.lean import lean_imports
 from gateway.clock import SystemClock
 from gateway.server import bind
 from gateway.settings import Settings
@@ -52,8 +53,9 @@ def worker(
     """Serve as one of several workers; `serve` starts these."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can be obeyed; the file is about to be read anyway
     _die_with(supervisor)
-    from gateway.cli.wiring import gateway_or_refuse  # noqa: PLC0415 - a supervisor needs no gateway
-    from gateway.process import run_worker  # noqa: PLC0415
+    with lean_imports():
+        from gateway.cli.wiring import gateway_or_refuse  # noqa: PLC0415 - a supervisor needs no gateway
+        from gateway.process import run_worker  # noqa: PLC0415
 
     settings = settings_or_refuse()
     _configure_logs(settings)
@@ -71,8 +73,9 @@ def worker(
 def _serve_alone(
     settings: Settings, url: SecretStr, *, public: socket.socket, ops: socket.socket, embedded: bool
 ) -> None:
-    from gateway.cli.wiring import gateway_or_refuse  # noqa: PLC0415 - a supervisor needs no gateway
-    from gateway.process import run_alone  # noqa: PLC0415
+    with lean_imports():
+        from gateway.cli.wiring import gateway_or_refuse  # noqa: PLC0415 - a supervisor needs no gateway
+        from gateway.process import run_alone  # noqa: PLC0415
 
     gateway = gateway_or_refuse(settings, url)
     run(run_alone(gateway, settings, public=public, ops=ops, clock=SystemClock(), embedded=embedded))
@@ -81,7 +84,8 @@ def _serve_alone(
 def _supervise(
     settings: Settings, url: SecretStr, *, public: socket.socket, ops: socket.socket, embedded: bool
 ) -> None:
-    from gateway.supervisor import Supervisor  # noqa: PLC0415 - a single process needs no supervisor
+    with lean_imports():
+        from gateway.supervisor import Supervisor  # noqa: PLC0415 - a single process needs no supervisor
 
     config_or_refuse(settings)  # before anything starts
     supervisor = Supervisor(

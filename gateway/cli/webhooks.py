@@ -9,8 +9,6 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import SecretStr
-from rich.console import Console, ConsoleDimensions
-from rich.table import Table
 
 from gateway.cli.common import FAILED, config_or_refuse, fail, refuse, run, settings_or_refuse
 from gateway.clock import SystemClock
@@ -65,9 +63,7 @@ def list_letters(
     elif not letters:
         typer.echo("No dead letters.", err=True)
     elif sys.stdout.isatty():
-        console = Console(markup=False, emoji=False, highlight=False)
-        console.size = ConsoleDimensions(max(console.width, NARROWEST), console.height)
-        console.print(_table(letters))
+        _print_table(letters)
     else:
         for letter in letters:
             typer.echo("\t".join(_cells(letter)))
@@ -182,13 +178,18 @@ def _redis_url(settings: Settings) -> SecretStr:
         fail(str(error))
 
 
-def _table(letters: Iterable[DeadLetter]) -> Table:
+def _print_table(letters: Iterable[DeadLetter]) -> None:
+    from rich.console import Console, ConsoleDimensions  # noqa: PLC0415 - a terminal alone needs it
+    from rich.table import Table  # noqa: PLC0415
+
     table = Table(box=None, pad_edge=False)
     for title in ("subscriber", "id", "type", "transaction", "order id", "given up", "attempts", "last error"):
         table.add_column(title, overflow="fold", no_wrap=title == "id")
     for letter in letters:
         table.add_row(*_cells(letter))
-    return table
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.size = ConsoleDimensions(max(console.width, NARROWEST), console.height)
+    console.print(table)
 
 
 def _cells(letter: DeadLetter) -> list[str]:
