@@ -1,9 +1,9 @@
 -- GCRA over requests and all of their limits, in one step: check all of a request's, then take all or none, then the
 -- next request (interface §2.3).
 --
--- KEYS  one a limit, request by request, all in one hash slot; each holds when its limit will be full again ("TAT"), or
---       is absent. Two requests may have the same.
--- ARGV  for each request the number of its limits; after it amount and window (in microseconds) of each.
+-- KEYS  one a limit, all in one hash slot; each holds when its limit will be full again ("TAT"), or is absent.
+-- ARGV  one text of integers: for each request the number of its limits; after it for each of them which key it is,
+--       amount and window (in microseconds). Two requests may have a limit in common.
 -- Returns for each request 1 if taken, else 0; then for each limit how far its TAT lies ahead of now, as two integers.
 --
 -- One request of "amount in window" costs window/amount microseconds, which is rarely whole. So that no rate
@@ -56,28 +56,27 @@ local function step(key, amount, window)
 end
 
 local reply = {}
-local key, arg = 1, 1
-while key <= #KEYS do
+local numbers = string.gmatch(ARGV[1], "%d+")
+for limits in numbers do
   local steps, allowed = {}, 1
-  for i = 1, tonumber(ARGV[arg]) do
-    local window = tonumber(ARGV[arg + 2 * i])
-    local whole, part, later, rest = step(KEYS[key + i - 1], tonumber(ARGV[arg + 2 * i - 1]), window)
-    steps[i] = {whole, part, later, rest}
+  for i = 1, tonumber(limits) do
+    local key, amount, window = KEYS[tonumber(numbers())], tonumber(numbers()), tonumber(numbers())
+    local whole, part, later, rest = step(key, amount, window)
+    steps[i] = {whole, part, later, rest, key}
     if later > now + window or (later == now + window and rest > 0) then
       allowed = 0
     end
   end
   reply[#reply + 1] = allowed
-  for i, found in ipairs(steps) do
+  for _, found in ipairs(steps) do
     local whole, part = found[1], found[2]
     if allowed == 1 then
       whole, part = found[3], found[4]
-      keep(KEYS[key + i - 1], whole, part)
+      keep(found[5], whole, part)
     end
     reply[#reply + 1] = whole - now
     reply[#reply + 1] = part
   end
-  key, arg = key + #steps, arg + 1 + 2 * #steps
 end
 
 for changed_key in pairs(changed) do

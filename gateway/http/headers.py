@@ -1,20 +1,24 @@
-"""A request's headers as ASGI hands them over: pairs of bytes, their names in lower case.
+"""A request's headers, looked up without Starlette's `Headers`, which decodes every name again each time.
 
-Starlette's `Headers` decodes every name again for each look-up; a request is looked up some eight times.
+`AnswerHeaders` keeps them as a dict beside the request: a request is looked up some eight times.
 """
 
 from starlette.types import Scope
 
 
-def all_of(scope: Scope, name: bytes) -> list[str]:
-    """Return the values of every header `name`, in the order they came."""
-    return [value.decode("latin-1") for header, value in scope["headers"] if header == name]
+def keep(scope: Scope) -> dict[bytes, bytes]:
+    """Return headers by their names in lower case; of several with one name, the first."""
+    return dict(reversed(scope["headers"]))
 
 
 def first_of(scope: Scope, name: bytes) -> str | None:
     """Return the value of the first header `name`."""
-    for header, value in scope["headers"]:
-        if header == name:
-            text: str = value.decode("latin-1")
-            return text
-    return None
+    value: bytes | None = scope["state"]["headers"].get(name)
+    return None if value is None else value.decode("latin-1")
+
+
+def all_of(scope: Scope, name: bytes) -> list[str]:
+    """Return the values of every header `name`, in the order they came."""
+    if name not in scope["state"]["headers"]:
+        return []
+    return [value.decode("latin-1") for header, value in scope["headers"] if header == name]

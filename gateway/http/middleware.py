@@ -44,24 +44,28 @@ class AnswerHeaders:
         self._lifecycle = lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; what is inside adds to `answer_headers` what its errors must carry too."""
+        """Answer one request; what is inside adds to `answer_headers` what its errors must carry too.
+
+        Keeps beside the request its `headers`, and the `status` of its answer once that is on its way.
+        """
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        state = scope["state"] = {**scope.get("state", {}), "headers": headers.keep(scope)}
         given = headers.first_of(scope, b"x-request-id") or ""
-        request_id = given if _REQUEST_ID.fullmatch(given) else self._clock.token_hex(16)
-        answer_headers: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id.encode()), _NOSNIFF]
-        scope["state"] = {**scope.get("state", {}), "request_id": request_id, "answer_headers": answer_headers}
+        request_id = state["request_id"] = given if _REQUEST_ID.fullmatch(given) else self._clock.token_hex(16)
+        answer_headers = state["answer_headers"] = [(b"x-request-id", request_id.encode()), _NOSNIFF]
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
+                state["status"] = message["status"]
                 message["headers"] = self._complete([*message["headers"], *answer_headers])
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
 
     def _complete(self, answer: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        if not any(name == b"cache-control" for name, _ in answer):
+        if b"cache-control" not in dict(answer):
             answer.append(_NO_STORE)
         if self._lifecycle is not None and self._lifecycle.phase is Phase.DRAINING:
             answer.append(_CLOSE)
@@ -90,20 +94,13 @@ class RequestRecord:
         record = open_record()
         started = self._clock.monotonic()
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        status = _CLIENT_GONE
-
-        async def watch_status(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
         self._metrics.http_requests_in_flight.inc()
         try:
-            await self._app(scope, receive, watch_status)
+            await self._app(scope, receive, send)
         finally:
             self._metrics.http_requests_in_flight.dec()
             seconds = self._clock.monotonic() - started
+            status = scope["state"].get("status", _CLIENT_GONE)
             route = _route(scope)
             self._count(route, method, status, seconds, record)
             if self._tracer is not None:
@@ -143,7 +140,10 @@ def _describe(request: Span, route: str, method: str, status: int, record: Mappi
 
 
 class CatchBugs:
-    """Turns an exception that nobody expected into a problem, and a log line without its text."""
+    """Turns an exception that nobody expected into a problem, and a log line without its text.
+
+    Needs `AnswerHeaders` around it.
+    """
 
     def __init__(self, app: ASGIApp, *, problems: Problems) -> None:
         self._app = app
@@ -151,27 +151,26 @@ class CatchBugs:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; an answer already under way is cut off, as there is nothing better."""
-        started = False
-
-        async def watch(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
-
         try:
-            await self._app(scope, receive, watch)
+            await self._app(scope, receive, send)
         except ClientDisconnect:
             pass  # nobody is there to be answered, and it is no fault of ours
         except Exception as error:
-            request_id = scope.get("state", {}).get("request_id")
+            state = scope.get("state", {})
+            request_id = state.get("request_id")
             log.error("bug", request_id=request_id, error=type(error).__name__, frames=frames_of(error))  # noqa: TRY400 - the text stays out
-            if not started:
+            if scope["type"] != "http":
+                raise  # the server is starting, and must not go on
+            if "status" not in state:
                 answer = self._problems.response(InternalError(), Request(scope))
                 await answer(scope, receive, send)
 
 
 class HeadAsGet:
-    """Serves HEAD wherever GET is served: the same answer without its body (RFC 9110 §9.3.2)."""
+    """Serves HEAD wherever GET is served: the same answer without its body (RFC 9110 §9.3.2).
+
+    Needs `AnswerHeaders` around it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -182,7 +181,7 @@ class HeadAsGet:
             await self._app(scope, receive, send)
             return
         scope["method"] = "GET"
-        scope["state"] = {**scope.get("state", {}), "is_head": True}
+        scope["state"]["is_head"] = True
 
         async def send_without_body(message: Message) -> None:
             if message["type"] == "http.response.start":

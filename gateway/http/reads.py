@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from gateway.config import SecretKeyClient
 from gateway.errors import UpstreamError, UpstreamRejected
+from gateway.http.answer import Answer
 from gateway.http.call import Call
 from gateway.http.etags import has_it
 from gateway.http.headers import first_of
@@ -23,7 +24,7 @@ from gateway.quantapay.functions import Function
 from gateway.quantapay.guard import REFUSALS
 from gateway.store.cache import CacheKey, Fetched, Found, Served
 
-JSON = "application/json"
+JSON = (b"content-type", b"application/json")
 REFUSAL_REMEMBERED = 60.0
 """Seconds for which a pair that QuantaPay refused is not asked for again (interface §3.3)."""
 
@@ -109,14 +110,16 @@ class Reads:
 
     def answer(self, read: Read) -> Response:
         """Answer with a read, or with 304 if the caller has it. The caller is authorized by now."""
-        headers = {"Cache-Status": self._cache_status(read.found)}
+        headers = [(b"cache-status", self._cache_status(read.found).encode())]
         if read.found.fresh_for:
-            headers["Cache-Control"] = f"private, max-age={read.found.fresh_for:.0f}"
-            headers["Age"] = f"{read.found.age:.0f}"
-            headers["ETag"] = read.document.etag
+            headers += (
+                (b"cache-control", b"private, max-age=%.0f" % read.found.fresh_for),
+                (b"age", b"%.0f" % read.found.age),
+                (b"etag", read.document.etag.encode()),
+            )
             if has_it(first_of(self.call.scope, b"if-none-match"), read.document.etag):
-                return Response(status_code=304, headers=headers)
-        return Response(read.document.body, headers=headers, media_type=JSON)
+                return Answer(304, headers)
+        return Answer(200, [*headers, JSON], read.document.body)
 
     def _key(self, function: Function[Any], kind: str, parameters: Mapping[str, str]) -> CacheKey:
         # As Python writes a dict of texts: quoted, so that no two read alike, and in the order of the route.

@@ -136,7 +136,7 @@ class Cache:
             return None
         now = self._clock.monotonic()
         if entry.is_fresh(now, wanted):
-            return self._found(entry, wanted, Served.HIT)
+            return Found(entry.value, Served.HIT, entry.age(now), entry.lifetime(wanted))
         if entry.is_resting(now) and entry.is_usable(now, wanted):
             return self._found(entry, wanted, Served.STALE, failure=entry.failure, attempted=False)
         return None

@@ -75,8 +75,8 @@ def replay(client: redis.Redis, steps: Sequence[Step], *, together: bool = False
         {
             "second": str(call[0].now // MICROSECONDS),
             "microsecond": str(call[0].now % MICROSECONDS),
-            "keys": [number + 1 for step in call for number, _ in step.limits],
-            "args": [str(n) for step in call for n in numbers_of(step)],
+            "keys": [1, 2, 3],
+            "args": [" ".join(str(n) for step in call for n in numbers_of(step))],
         }
         for call in calls
     ]
@@ -93,7 +93,8 @@ def replay(client: redis.Redis, steps: Sequence[Step], *, together: bool = False
 
 
 def numbers_of(step: Step) -> list[int]:
-    return [len(step.limits), *(n for _, quota in step.limits for n in (quota.amount, quota.window * MICROSECONDS))]
+    limits = [(number + 1, quota.amount, quota.window * MICROSECONDS) for number, quota in step.limits]
+    return [len(limits), *(n for limit in limits for n in limit)]
 
 
 class ExactGcra:
