@@ -6,9 +6,10 @@ from email.message import Message
 from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
 
 from gateway.errors import MalformedRequest, RequestTooLarge, UnsupportedMediaType, ValidationFailed
+from gateway.http.call import Call
+from gateway.http.headers import first_of
 from gateway.http.problems import faults_of
 
 MOST_BYTES = 64 * 1024
@@ -16,7 +17,7 @@ MOST_BYTES = 64 * 1024
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def json_body(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
+def json_body(model: type[Model]) -> Callable[[Call], Awaitable[Model]]:
     """Make a dependency that reads the body as `model`.
 
     A dependency and not a FastAPI body parameter: those are read before any other dependency runs, so a caller
@@ -25,8 +26,8 @@ def json_body(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
     Raises `UnsupportedMediaType`, `RequestTooLarge`, `MalformedRequest` or `ValidationFailed`, in this order.
     """
 
-    async def read(request: Request) -> Model:
-        document = await read_json(request)
+    async def read(call: Call) -> Model:
+        document = await read_json(call)
         try:
             return model.model_validate(document)
         except ValidationError as error:
@@ -36,13 +37,13 @@ def json_body(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
     return read
 
 
-async def read_json(request: Request, *, parse_float: Callable[[str], object] = float) -> object:
+async def read_json(call: Call, *, parse_float: Callable[[str], object] = float) -> object:
     """Return the body as strict JSON. `parse_float`: what becomes of a number with a point or an exponent.
 
     Raises `UnsupportedMediaType`, `RequestTooLarge` or `MalformedRequest`, in this order.
     """
-    _require_json(request)
-    return parse(await _bounded(request), parse_float=parse_float)
+    _require_json(call)
+    return parse(await _bounded(call), parse_float=parse_float)
 
 
 def describe(*models: type[BaseModel]) -> dict[str, Any]:
@@ -87,24 +88,27 @@ def _refuse_constant(_token: Literal["NaN", "Infinity", "-Infinity"] | str) -> N
     raise ValueError
 
 
-def _require_json(request: Request) -> None:
+def _require_json(call: Call) -> None:
+    content_type = first_of(call.scope, b"content-type") or ""
+    encoding = (first_of(call.scope, b"content-encoding") or "identity").lower()
+    if content_type == "application/json" and encoding == "identity":
+        return  # as nearly everyone writes it; taking the header apart is worth a fifth of a cached read
     header = Message()
-    header["Content-Type"] = request.headers.get("content-type", "")
+    header["Content-Type"] = content_type
     try:
         charset = (header.get_content_charset() or "utf-8").lower()
     except ValueError:  # a parameter that only looks like one of RFC 2231's
         raise UnsupportedMediaType from None
-    encoding = request.headers.get("content-encoding", "identity").lower()
     if header.get_content_type() != "application/json" or charset != "utf-8" or encoding != "identity":
         raise UnsupportedMediaType
 
 
-async def _bounded(request: Request) -> bytes:
-    announced = request.headers.get("content-length", "0")
+async def _bounded(call: Call) -> bytes:
+    announced = first_of(call.scope, b"content-length") or "0"
     if announced.isdecimal() and int(announced) > MOST_BYTES:
         raise RequestTooLarge
     body = bytearray()
-    async for chunk in request.stream():
+    async for chunk in call.stream():
         body += chunk
         if len(body) > MOST_BYTES:
             raise RequestTooLarge

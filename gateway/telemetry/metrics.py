@@ -57,10 +57,10 @@ class Series(dict[tuple[str, ...], Metric]):
 
     def __init__(self, metric: Metric) -> None:
         super().__init__()
-        self._metric: Metric = metric
+        self.metric: Metric = metric
 
     def __missing__(self, values: tuple[str, ...]) -> Metric:
-        series: Metric = self._metric.labels(*values)
+        series: Metric = self.metric.labels(*values)
         self[values] = series
         return series
 

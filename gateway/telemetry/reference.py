@@ -4,7 +4,7 @@ from pathlib import Path
 
 from prometheus_client.metrics import MetricWrapperBase
 
-from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics import Metrics, Series
 
 PAGE = Path("docs/metrics.md")
 
@@ -24,7 +24,8 @@ such as `/transactions/{id}`, or `unmatched`. Label sets that are known beforeha
 
 def render() -> str:
     """Return docs/metrics.md."""
-    declared = [value for value in vars(Metrics()).values() if isinstance(value, MetricWrapperBase)]
+    found = [value.metric if isinstance(value, Series) else value for value in vars(Metrics()).values()]
+    declared = [value for value in found if isinstance(value, MetricWrapperBase)]
     return _HEAD + "".join(_row(metric) for metric in declared)
 
 

@@ -220,13 +220,13 @@ def test_every_line_of_a_request_names_the_trace_and_no_other_does(settings_of, 
 def test_without_a_tracer_a_callers_trace_is_passed_on_and_nothing_else_is(settings_of, config, simulator, valkey):
     passed = []
     with running(settings_of(config)) as outside:
-        post = outside.inside.services.quantapay._endpoint._http.stream
+        post = outside.inside.services.quantapay._endpoint._transport.handle_async_request
 
-        def noted(*args, headers, **more):
-            passed.append(headers.get("traceparent"))
-            return post(*args, headers=headers, **more)
+        def noted(request):
+            passed.append(request.headers.get("traceparent"))
+            return post(request)
 
-        outside.inside.services.quantapay._endpoint._http.stream = noted
+        outside.inside.services.quantapay._endpoint._transport.handle_async_request = noted
         for header in (TRACEPARENT, "garbage", None):
             headers = {"Cache-Control": "no-cache"} | ({} if header is None else {"traceparent": header})
             assert outside.http.get("/balances", headers=headers).status_code == 200

@@ -22,10 +22,15 @@ local known = ARGV[3]            -- the generation to which the process has repo
 local in_touch = ARGV[4] == "1"  -- it never failed to reach us since
 local latest = tonumber(ARGV[5])  -- our time can be no later than this, if nobody set our clock
 local fits_share = ARGV[6] == "1"
-local span = tonumber(ARGV[7])
-local new_for = tonumber(ARGV[8])
-local throttle_for, longest_throttle = tonumber(ARGV[9]), tonumber(ARGV[10])
-local FIRST_CAP, FIRST_REPORT = 11, 17  -- the cap of each log, then the cap of each while throttled
+local throttle_for = tonumber(ARGV[7])
+-- What never changes, as one text: redis-py takes microseconds for each argument.
+local settings = {}
+for number in string.gmatch(ARGV[8], "%d+") do
+  settings[#settings + 1] = tonumber(number)
+end
+local span, new_for, longest_throttle = settings[1], settings[2], settings[3]
+local FIRST_CAP = 4     -- the cap of each log, then the cap of each while throttled
+local FIRST_REPORT = 9  -- in ARGV
 
 local time = redis.call("TIME")
 local now = time[1] * 1000000 + time[2]
@@ -76,7 +81,7 @@ if throttled > 0 and throttled ~= kept then
 end
 local caps = {}
 for log = 1, LOGS do
-  caps[log] = tonumber(ARGV[FIRST_CAP + log - 1 + (throttled > 0 and LOGS or 0)])
+  caps[log] = settings[FIRST_CAP + log - 1 + (throttled > 0 and LOGS or 0)]
 end
 
 local wait = 0

@@ -87,8 +87,8 @@ class Ledger:
 
     def __init__(self, store: Store, *, quota: Quota, span: float, account: str, share: Share, clock: Clock) -> None:
         self._store = store
-        self._span = span
-        self._caps = (*limits(quota.amount), *limits(halved(quota.amount)))
+        durations = map(_microseconds, (span, NEW_FOR, LONGEST_THROTTLE))
+        self._settings = " ".join(map(str, (*durations, *limits(quota.amount), *limits(halved(quota.amount)))))
         self._share = share
         self._clock = clock
         self._script = Script.load("gateway.quantapay.budget", "ledger.lua")
@@ -144,11 +144,8 @@ class Ledger:
             int(self.in_touch),
             self._latest(sent),
             int(ask.fits_share),
-            _microseconds(self._span),
-            _microseconds(NEW_FOR),
             _microseconds(ask.throttled),
-            _microseconds(LONGEST_THROTTLE),
-            *self._caps,
+            self._settings,
         ]
         for grant in grants:
             args += (grant.depth, grant.id, _microseconds(max(0.0, sent - grant.at)))
