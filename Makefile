@@ -4,14 +4,14 @@
 # line on to the scripts.
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test check chaos soak format openapi sbom lock clean
+.PHONY: help run install test check chaos soak bench format openapi sbom lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  PYTHON=python3.12  another interpreter, 3.11 or newer      make run PYTHON=python3.12'
 	@echo '  STRICT=1           a test that would be skipped fails      make test STRICT=1'
-	@echo '  ARGS="…"           more arguments for run, test and lock   make test ARGS="-k signing --no-cov"'
+	@echo '  ARGS="…"           more arguments for run, test, bench …   make test ARGS="-k signing --no-cov"'
 
 run: install  ## start the sandbox: gateway, QuantaPay simulator and Valkey, no account needed
 	.venv/bin/quantapay-gateway sandbox $(ARGS)
@@ -30,6 +30,9 @@ chaos: install  ## break things at random for five minutes (CHAOS_SECONDS=300, C
 
 soak: install  ## ten minutes of load with faults: memory, descriptors and tasks must stay flat (SOAK_SECONDS=600)
 	scripts/soak $(ARGS)
+
+bench: install  ## what a request costs, beside FastAPI, httpx and nginx (ARGS=--help)
+	scripts/bench $(ARGS)
 
 format: install  ## format the code and mend what the linter can
 	scripts/format

@@ -31,16 +31,16 @@ WORKERS = 2
 MESSAGES = "qpg:{events}:inbox:messages"
 
 
-def request(number: int) -> bytes:
-    """Return a webhook of a payment of its own, as bytes on the wire."""
-    row = {
-        "id": str(number),
-        "biz_id": f"QP-20260410-{number:05X}",
+def row(number: str) -> dict[str, str | None]:
+    """Return QuantaPay's row of a payment, whose id is `number`."""
+    return {
+        "id": number,
+        "biz_id": f"QP-20260410-{number}",
         "title": "",
         "description": "",
         "from": "0xaa",
         "to": "0xbb",
-        "hash": f"0x{number:064x}",
+        "hash": f"0x{number:0>64}",
         "amount": "0.0125",
         "amount_fiat": "25.00000000",
         "cryptocurrency": "eth",
@@ -54,7 +54,16 @@ def request(number: int) -> bytes:
         "checkout_id": None,
         "type": "2",
     }
-    body = json.dumps({"key": WEBHOOK_SECRET, "transaction": row}).encode()
+
+
+def webhook(number: str) -> str:
+    """Return the body of the webhook that tells of a payment."""
+    return json.dumps({"key": WEBHOOK_SECRET, "transaction": row(number)})
+
+
+def request(number: int) -> bytes:
+    """Return a webhook of a payment of its own, as bytes on the wire."""
+    body = webhook(str(number)).encode()
     head = f"POST /webhooks/quantapay HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return f"{head}\r\n\r\n".encode() + body
 

@@ -1,0 +1,89 @@
+"""What a drive costs the server that was driven, and several of them in turn."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Self
+
+from tests.bench import processor
+from tests.bench.servers import Server
+from tests.bench.wrk import CONNECTIONS, Requests, drive
+
+WARM_UP_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of one drive, or the median of several."""
+
+    cpu: float
+    """Seconds of processor a request."""
+    rate: float
+    """Requests a second."""
+    p50: float
+    """Seconds."""
+    p99: float
+    """Seconds."""
+
+    @classmethod
+    def median_of(cls, rounds: list[Self]) -> Self:
+        """Return the median of each figure by itself."""
+        return cls(*(median(getattr(one, name) for one in rounds) for name in cls.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The median of several values, the lowest and the highest."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Self:
+        """Return it for these values."""
+        return cls(median(values), min(values), max(values))
+
+
+def ratio(ones: list[Figures], others: list[Figures]) -> Spread:
+    """Return what a request of the one costs in terms of the other, compared within each round."""
+    return Spread.of([one.cpu / other.cpu for one, other in zip(ones, others, strict=True)])
+
+
+Timed = Callable[[float], Figures]
+"""Drives for so many seconds."""
+
+
+def measure(
+    server: Server,
+    requests: Requests,
+    *,
+    seconds: float,
+    connections: int = CONNECTIONS,
+    pause: float = 0.0,
+    finish: Callable[[], None] = lambda: None,
+) -> Figures:
+    """Drive a server once. Its processor time counts until `finish` returns. Raises `WrongAnswers`."""
+    before = processor.seconds(server.pid)
+    came = drive(server.url, requests, seconds=seconds, connections=connections, pause=pause)
+    finish()
+    spent = processor.seconds(server.pid) - before
+    return Figures(cpu=spent / came.requests, rate=came.rate, p50=came.p50, p99=came.p99)
+
+
+def alternate(drives: Mapping[str, Timed], *, rounds: int, seconds: float) -> dict[str, list[Figures]]:
+    """Warm each up, then drive one after the other, round by round; return the rounds of each.
+
+    Every other round goes backwards: what becomes slower or faster meanwhile then favours none.
+    """
+    for timed in drives.values():
+        timed(WARM_UP_SECONDS)
+    found: dict[str, list[Figures]] = {name: [] for name in drives}
+    for number in range(rounds):
+        for name in _turned(list(drives), backwards=number % 2 == 1):
+            found[name].append(drives[name](seconds))
+    return found
+
+
+def _turned(names: list[str], *, backwards: bool) -> Iterator[str]:
+    return reversed(names) if backwards else iter(names)
