@@ -31,7 +31,7 @@ chaos: install  ## break things at random for five minutes (CHAOS_SECONDS=300, C
 soak: install  ## ten minutes of load with faults: memory, descriptors and tasks must stay flat (SOAK_SECONDS=600)
 	scripts/soak $(ARGS)
 
-bench: install  ## what a request costs, beside FastAPI, httpx and nginx (ARGS=--help)
+bench: install  ## what a request costs, beside FastAPI, httpx and nginx; writes docs/performance.md (ARGS=--help)
 	scripts/bench $(ARGS)
 
 format: install  ## format the code and mend what the linter can

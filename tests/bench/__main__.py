@@ -1,92 +1,99 @@
 """What the gateway costs, beside what others cost on the same machine in the same minutes: `make bench`.
 
-    python -m tests.bench [--rounds 5] [--seconds 4] [--connections 32] [--only cached-read,401]
-
-Prints a table.
+A run of everything takes about half an hour, prints its figures, and writes them into docs/performance.md. With
+`--only` it prints what was asked for and writes nothing.
 """
 
 import argparse
+import os
+import platform
+import sys
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from functools import partial
 
-from tests.bench import report
-from tests.bench.measure import Figures, Timed, alternate, measure, ratio
-from tests.bench.servers import (
-    GatewayServer,
-    Server,
-    require_tools,
-    running_gateway,
-    running_nginx,
-    running_peer,
-    running_upstream,
-)
-from tests.bench.subjects import BY_NAME, SUBJECTS, Subject
+from tests.bench import costs, growth, latency, process, report, streams, workers
+from tests.bench.field import Field, Pace
+from tests.bench.findings import Findings
+from tests.bench.servers import require_tools
+from tests.bench.subjects import BY_NAME
+from tests.bench.wrk import disturbances
+
+Part = Callable[[Field, Findings], None]
 
 
-class Field:
-    """The servers that are up, each started when it is first asked for."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self.upstream = stack.enter_context(running_upstream())
-        self._up: dict[str, Server] = {}
-
-    def server(self, name: str) -> Server:
-        """Return the gateway, or a peer."""
-        if name not in self._up:
-            self._up[name] = self._stack.enter_context(self._start(name))
-        return self._up[name]
-
-    def _start(self, name):
-        if name == "gateway":
-            return running_gateway(self.upstream)
-        return running_nginx(self.upstream) if name == "nginx" else running_peer(name, self.upstream)
+def parts(asked: argparse.Namespace) -> Mapping[str, Part]:
+    """Return what can be measured besides the costs of requests, in the order in which it is."""
+    return {
+        "latency": latency.add,
+        "half-load": latency.load_by_half,
+        "workers": workers.compare,
+        "start": process.start,
+        "memory": partial(process.memory, soak=asked.soak),
+        "events": streams.fan_out,
+        "clients": partial(growth.of_clients, most=asked.most),
+        "pairs": partial(growth.of_cached_pairs, most=asked.most),
+        "sessions": partial(growth.of_sessions, most=asked.most),
+    }
 
 
-def run(subject: Subject, server: Server, seconds: float, *, connections: int) -> Figures:
-    """Drive a subject once, with nothing left over from the drive before."""
-    if not isinstance(server, GatewayServer):
-        return measure(server, subject.requests, seconds=seconds, connections=connections)
-    server.store.flushall()
-    subject.prepare(server)
-    finish = partial(subject.finish, server)
-    return measure(server, subject.requests, seconds=seconds, connections=connections, finish=finish)
+def arguments() -> argparse.ArgumentParser:
+    """Return what can be asked for."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--rounds", type=int, default=5, help="of each comparison (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each drive, whole ones (%(default)s)")
+    parser.add_argument("--connections", type=int, default=32, help="of each drive (%(default)s)")
+    names = ", ".join([*BY_NAME, *parts(argparse.Namespace(soak=0, most=0))])
+    parser.add_argument("--only", metavar="NAMES", help=f"some of these, separated by commas: {names}")
+    parser.add_argument("--most", type=int, default=100_000, help="clients, rates and sessions (%(default)s)")
+    parser.add_argument(
+        "--soak", type=int, default=0, metavar="REQUESTS", help="serve so many, and see that memory stays flat"
+    )
+    return parser
 
 
-def chosen(names: list[str]) -> list[Subject]:
-    """Return these subjects and their peers, in the order of all."""
-    wanted = {*names, *(BY_NAME[name].peer for name in names)}
-    return [subject for subject in SUBJECTS if subject.name in wanted]
-
-
-def rows(found: dict[str, list[Figures]]) -> list[report.Row]:
-    """Return the lines of the table."""
-    lines = []
-    for name, rounds in found.items():
-        peer = BY_NAME[name].peer
-        compared = None if peer is None else ratio(rounds, found[peer])
-        title = None if peer is None else BY_NAME[peer].title
-        lines.append(report.Row(BY_NAME[name].title, Figures.median_of(rounds), title, compared))
-    return lines
+def how(asked: argparse.Namespace) -> str:
+    """Say when, where and how long it was measured."""
+    day = datetime.now(UTC).strftime("%-d %B %Y")
+    machine = f"{os.cpu_count()} processors ({platform.machine()}), Python {platform.python_version()}"
+    return (
+        f"Measured on {day} on {machine}: {asked.rounds} rounds of {asked.seconds:g} s a drive, {asked.connections} "
+        "connections. Figures are medians; ratios are formed within each round."
+    )
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="make bench")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each drive")
-    parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--only", default=",".join(BY_NAME), help="subjects, separated by commas")
+    """Measure, print and write."""
+    parser = arguments()
     asked = parser.parse_args()
     require_tools(["wrk", "nginx"])
+    others = parts(asked)
+    names = [*BY_NAME, *others] if asked.only is None else asked.only.split(",")
+    if unknown := set(names) - {*BY_NAME, *others}:
+        parser.error(f"nothing is called {', '.join(sorted(unknown))}")
+    findings = Findings()
+    try:
+        measure_all(names, others, findings, Pace(asked.rounds, asked.seconds, asked.connections))
+    finally:
+        # Also if a later part failed: what was measured before stands.
+        print(report.text(findings))  # noqa: T201 - its figures are its report
+    if asked.only is None:
+        report.write(findings, how(asked))
+
+
+def measure_all(names: Collection[str], others: Mapping[str, Part], findings: Findings, pace: Pace) -> None:
+    """Measure what is named."""
     with ExitStack() as stack:
-        field = Field(stack)
-        drives: dict[str, Timed] = {
-            subject.name: partial(run, subject, field.server(subject.server), connections=asked.connections)
-            for subject in chosen(asked.only.split(","))
-        }
-        found = alternate(drives, rounds=asked.rounds, seconds=asked.seconds)
-    print(report.subjects_table(rows(found)))  # noqa: T201 - its figures are its report
+        field = Field(stack, pace)
+        if chosen := [name for name in names if name in BY_NAME]:
+            costs.compare(field, findings, chosen)
+        for name, part in others.items():
+            if name in names:
+                print(f"measuring: {name}", file=sys.stderr, flush=True)  # noqa: T201 - it takes minutes
+                part(field, findings)
+    if disturbances:
+        findings.others.append(("drives done again, because an answer was wrong", str(len(disturbances))))
 
 
 if __name__ == "__main__":

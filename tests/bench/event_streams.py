@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from multiprocessing.synchronize import Event as Signal
 from pathlib import Path
 
@@ -85,18 +85,19 @@ class Readers:
         self._selector = selectors.DefaultSelector()
         self._got: dict[socket.socket, bytes] = {}
 
-    def open(self, count: int) -> None:
-        """Open streams, and return when the heads of all have come."""
-        for _ in range(count):
+    def open(self, requests: Iterable[bytes]) -> None:
+        """Open a stream with each of these requests, and return when the heads of all have come."""
+        for request in requests:
             sock = socket.create_connection(self._address)
-            sock.sendall(b"GET / HTTP/1.1\r\nHost: gateway\r\n\r\n")
+            sock.sendall(request)
             self._selector.register(sock, selectors.EVENT_READ)
             self._got[sock] = b""
         self.read_until(b"\r\n\r\n")
 
     def read_until(self, text: bytes) -> None:
-        """Read on every stream until it has brought `text`."""
-        waiting, deadline = set(self._got), time.monotonic() + PATIENCE
+        """Read on until every stream has brought `text`, now or before."""
+        waiting = {sock for sock, got in self._got.items() if text not in got}
+        deadline = time.monotonic() + PATIENCE
         while waiting:
             for key, _ in self._selector.select(timeout=deadline - time.monotonic()):
                 sock = key.fileobj
@@ -142,7 +143,7 @@ def main(streams: int) -> None:
         assert ready.wait(PATIENCE)
         baseline = resident(server.pid)
         started = time.monotonic()
-        readers.open(streams)
+        readers.open([b"GET / HTTP/1.1\r\nHost: gateway\r\n\r\n"] * streams)
         opening = time.monotonic() - started
         grown = resident(server.pid) - baseline
         started = time.monotonic()

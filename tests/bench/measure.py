@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import Self
+from typing import Protocol, Self
 
 from tests.bench import processor
 from tests.bench.servers import Server
-from tests.bench.wrk import CONNECTIONS, Requests, drive
+from tests.bench.wrk import CONNECTIONS, Requests, drive, undisturbed
 
 WARM_UP_SECONDS = 1.0
 
@@ -50,8 +50,10 @@ def ratio(ones: list[Figures], others: list[Figures]) -> Spread:
     return Spread.of([one.cpu / other.cpu for one, other in zip(ones, others, strict=True)])
 
 
-Timed = Callable[[float], Figures]
-"""Drives for so many seconds."""
+class Timed(Protocol):
+    """`measure` of everything but how long."""
+
+    def __call__(self, *, seconds: float) -> Figures: ...
 
 
 def measure(
@@ -64,11 +66,15 @@ def measure(
     finish: Callable[[], None] = lambda: None,
 ) -> Figures:
     """Drive a server once. Its processor time counts until `finish` returns. Raises `WrongAnswers`."""
-    before = processor.seconds(server.pid)
-    came = drive(server.url, requests, seconds=seconds, connections=connections, pause=pause)
-    finish()
-    spent = processor.seconds(server.pid) - before
-    return Figures(cpu=spent / came.requests, rate=came.rate, p50=came.p50, p99=came.p99)
+
+    def once() -> Figures:
+        before = processor.seconds(server.pid)
+        came = drive(server.url, requests, seconds=seconds, connections=connections, pause=pause)
+        finish()
+        spent = processor.seconds(server.pid) - before
+        return Figures(cpu=spent / came.requests, rate=came.rate, p50=came.p50, p99=came.p99)
+
+    return undisturbed(once)
 
 
 def alternate(drives: Mapping[str, Timed], *, rounds: int, seconds: float) -> dict[str, list[Figures]]:
@@ -77,11 +83,11 @@ def alternate(drives: Mapping[str, Timed], *, rounds: int, seconds: float) -> di
     Every other round goes backwards: what becomes slower or faster meanwhile then favours none.
     """
     for timed in drives.values():
-        timed(WARM_UP_SECONDS)
+        timed(seconds=WARM_UP_SECONDS)
     found: dict[str, list[Figures]] = {name: [] for name in drives}
     for number in range(rounds):
         for name in _turned(list(drives), backwards=number % 2 == 1):
-            found[name].append(drives[name](seconds))
+            found[name].append(drives[name](seconds=seconds))
     return found
 
 

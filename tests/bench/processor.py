@@ -1,10 +1,9 @@
-"""Processor time and memory of a process and of all that it started, from Linux's /proc."""
+"""Processor time of a process and of all that it started, from Linux's /proc."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.bench.event_streams import resident
 from tests.plugins.processes import children_of
 
 
@@ -25,6 +24,3 @@ def seconds(pid: int) -> float:
         stat = Path(f"/proc/{member}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         ticks += sum(map(int, stat[11:15]))  # utime, stime, cutime, cstime
     return ticks / os.sysconf("SC_CLK_TCK")
-
-
-__all__ = ["resident", "seconds", "tree"]

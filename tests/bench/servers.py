@@ -16,7 +16,7 @@ import yaml
 
 from gateway.config.keys import sha256_hex
 from gateway.store.embedded import url_of_running
-from tests.plugins.gateway import API_KEY, WEBHOOK_SECRET
+from tests.plugins.gateway import API_KEY, QUOTE_SECRET, SHOP, SHOP_KEY, WEBHOOK_SECRET, front_end
 from tests.plugins.processes import GatewayProcess, free_port, until
 
 ROOT = Path(__file__).parents[2]
@@ -115,12 +115,13 @@ def variables(upstream: Server) -> dict[str, str]:
 
 
 def generous_config() -> dict[str, object]:
-    """Return a gateway.yaml with a client that is never refused, and one that nearly always is."""
+    """Return a gateway.yaml with a service and a shop that are never refused, and a service that nearly always is."""
     scopes = ["rates:read", "checkout-sessions:read", "checkout-sessions:write", "functions:call"]
     return {
         "clients": [
             {"id": "bench", "key_sha256": sha256_hex(KEY), "scopes": scopes, "rate_limit": UNLIMITED},
             {"id": "limited", "key_sha256": sha256_hex(LIMITED_KEY), "scopes": ["rates:read"], "rate_limit": "1/hour"},
+            front_end("shop", SHOP_KEY, SHOP, QUOTE_SECRET, rate_limit=UNLIMITED, rate_limit_per_ip=UNLIMITED),
         ],
         "cache": {"exchange_rates": 3600},
         "functions": {"allow": ["get-network-fee"]},

@@ -8,6 +8,7 @@ It checks no key and keeps nothing. It understands what the gateway and the peer
 import asyncio
 import json
 import sys
+from datetime import UTC, datetime
 from urllib.parse import parse_qsl
 
 import uvloop
@@ -16,6 +17,7 @@ from tests.bench.webhook_intake import row
 
 ANSWERS: dict[str, object] = {
     "create-checkout-session": {"payment_url": "http://127.0.0.1/pay.php?checkout_id=cs-1"},
+    "get-balances": {"btc": {"amount": "1.5", "fiat": "97275.38"}},
     "get-exchange-rates": "64850.25",
     "get-transactions": [],
 }
@@ -35,11 +37,12 @@ WIRE_OF_ANY_OTHER = wire(ANY_OTHER)
 
 
 def answer_to(form: bytes) -> bytes:
-    """Return what a call is answered with; a transaction is the one that its webhook told of."""
+    """Return what a call is answered with; a transaction is what its webhook told of, made now."""
     fields = dict(parse_qsl(form.decode("ascii")))
     function = fields.get("function", "")
     if function == "get-transaction":
-        return wire(row(fields["transaction_id"]))
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        return wire({**row(fields["transaction_id"]), "creation_time": now})
     return WIRE.get(function, WIRE_OF_ANY_OTHER)
 
 

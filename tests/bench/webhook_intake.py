@@ -31,6 +31,11 @@ WORKERS = 2
 MESSAGES = "qpg:{events}:inbox:messages"
 
 
+def order_of(number: str) -> str:
+    """Return the order that a payment is for."""
+    return f"A-{number}"
+
+
 def row(number: str) -> dict[str, str | None]:
     """Return QuantaPay's row of a payment, whose id is `number`."""
     return {
@@ -45,7 +50,7 @@ def row(number: str) -> dict[str, str | None]:
         "amount_fiat": "25.00000000",
         "cryptocurrency": "eth",
         "currency": "usd",
-        "external_reference": f"A-{number}",
+        "external_reference": order_of(number),
         "creation_time": "2026-04-10 09:00:00",
         "status": "C",
         "webhook": "1",

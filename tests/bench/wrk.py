@@ -3,16 +3,24 @@
 import itertools
 import json
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 SCRIPT = Path(__file__).parent / "lua" / "drive.lua"
 CONNECTIONS = 32
-APART = 1_000_000
-"""More requests than any drive sends: the numbers of two drives never meet."""
+APART = 1_618_033
+"""More requests than any drive sends: the numbers of two drives never meet. Without 2 and 5 in it, and near the golden
+ratio, so that drives over the same few requests begin at different ones, far from each other."""
+
+PATIENCE = 3
+"""Times that a drive is tried."""
 
 _drives = itertools.count(1)
+disturbances: list[str] = []
+"""Why drives of this run were done again."""
 
 
 class WrongAnswers(AssertionError):
@@ -21,7 +29,7 @@ class WrongAnswers(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """A kind of request. `<number>` and `<address>` in its texts differ from one to the next."""
+    """A kind of request. `<number>`, `<address>` and `<line>` in its texts differ from one to the next: `drive.lua`."""
 
     method: str
     path: str
@@ -31,13 +39,16 @@ class Requests:
     body: str | None = None
     among: int = 0
     """How many different ones there are; 0: each is new, in later drives too."""
+    lines: Path | None = None
+    """A file with what `<line>` stands for."""
 
     def arguments(self) -> list[str]:
         """Return the arguments of the Lua script."""
-        texts = [f"method={self.method}", f"path={self.path}", f"among={self.among}"]
+        start = next(_drives) * APART
+        texts = [f"method={self.method}", f"path={self.path}", f"start={start}", f"among={self.among}"]
         texts += [f"header={name}: {value}" for name, value in self.headers.items()]
         texts += [] if self.body is None else [f"body={self.body}"]
-        texts += [] if self.among else [f"first={next(_drives) * APART}"]
+        texts += [] if self.lines is None else [f"lines={self.lines}"]
         return texts
 
 
@@ -54,6 +65,23 @@ class Drive:
     def rate(self) -> float:
         """Return the requests a second."""
         return self.requests / self.seconds
+
+
+T = TypeVar("T")
+
+
+def undisturbed(act: Callable[[], T]) -> T:
+    """Do something that drives; again if it met wrong answers, since a machine with others on it has its moments.
+
+    Raises `WrongAnswers` if it does every time. `disturbances` has what was met.
+    """
+    for _ in range(PATIENCE - 1):
+        try:
+            return act()
+        except WrongAnswers as error:
+            disturbances.append(str(error))
+            print(f"again, because of {error}", file=sys.stderr, flush=True)  # noqa: T201 - nobody may overlook it
+    return act()
 
 
 def drive(url: str, requests: Requests, *, seconds: float, connections: int = CONNECTIONS, pause: float = 0.0) -> Drive:

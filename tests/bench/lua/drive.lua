@@ -3,13 +3,15 @@
 -- Arguments after `--`, each `name=value`:
 --   method, path, body        of the request
 --   header=Name: value        any number of them
---   first, among              number the requests from `first` on; after `among` of them begin again (0: never)
+--   start, among              number the requests from `start` on, by the remainder of `among` unless that is 0
+--   lines                     a file for `<line>`
 --   pause                     ms that a connection rests between an answer and its next request, on average (0: not)
 --
--- In path, body and headers `<number>` stands for the request's number, ten digits, and `<address>` for an IPv4 address
--- made of it. Without either every request is the same, and is written only once.
+-- In path, body and headers `<number>` stands for the request's number, ten digits, `<address>` for an IPv4 address
+-- made of it, and `<line>` for a line of the file. Without them every request is the same, and is written only once.
 
-local made = {headers = {}, first = 0, among = 0, pause = 0}
+local made = {headers = {}, start = 0, among = 0, pause = 0}
+local lines = {}
 local count = 0
 
 statuses = {} -- global, so that `done` can ask each thread for it
@@ -22,11 +24,16 @@ end
 
 local function numbered(text, number)
   local address = string.format("10.%d.%d.%d", number / 65536 % 256, number / 256 % 256, number % 256)
-  return (text:gsub("<number>", string.format("%010d", number)):gsub("<address>", address))
+  local line = lines[number % #lines + 1] -- nil without a file, and then nothing is replaced
+  local known = {["<number>"] = string.format("%010d", number), ["<address>"] = address, ["<line>"] = line}
+  return (text:gsub("<%a+>", known))
 end
 
 local function next_request()
-  local number = made.first + (made.among > 0 and count % made.among or count)
+  local number = made.start + count
+  if made.among > 0 then
+    number = number % made.among
+  end
   count = count + 1
   local headers = {}
   for name, value in pairs(made.headers) do
@@ -50,6 +57,11 @@ function init(arguments)
       made.headers[header] = text
     else
       made[name] = tonumber(made[name]) and tonumber(value) or value
+    end
+  end
+  if made.lines then
+    for line in io.lines(made.lines) do
+      table.insert(lines, line)
     end
   end
   made.headers["Host"] = wrk.headers["Host"]
