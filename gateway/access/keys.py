@@ -30,13 +30,12 @@ class Keyring:
 
     def client_of(self, key: str) -> Client | None:
         """Return the client whose key this is; during a rotation either of its two keys is right."""
-        kind = next((kind for form, kind in _FORMS if form.fullmatch(key)), None)
-        if kind is None:
-            return None
-        digest = sha256_hex(key)
-        for known, client in self._by_index.get(digest[:_INDEX_LENGTH], ()):
-            if hmac.compare_digest(known, digest) and isinstance(client, kind):
-                return client
+        for form, kind in _FORMS:
+            if form.fullmatch(key):
+                digest = sha256_hex(key)
+                for known, client in self._by_index.get(digest[:_INDEX_LENGTH], ()):
+                    if hmac.compare_digest(known, digest) and isinstance(client, kind):
+                        return client
         return None
 
 

@@ -63,6 +63,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     _head_bytes = 0
     _in_head = True
+    _late_at: float | None = None
+    """When the request that is coming in has taken too long, on the loop's clock; None while none is."""
     _timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
 
@@ -71,10 +73,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # tell of every answer that the caller's side has no room for
         self._start()
+        self._watch_caller()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Drop the timers with the connection."""
-        self._stop_timer()
+        if self._timer is not None:
+            self._timer.cancel()
         self._stop_stall_timer()
         super().connection_lost(exc)
 
@@ -102,7 +106,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Stop the time: the request is here."""
-        self._stop_timer()
+        self._late_at = None
         super().on_message_complete()
 
     def pause_writing(self) -> None:
@@ -131,11 +135,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._stall_timer = None
 
     def _start(self) -> None:
-        self._stop_timer()
         self._in_head, self._head_bytes = True, 0
-        self._timer = self.loop.call_later(REQUEST_SECONDS, self.transport.close)
+        self._late_at = self.loop.time() + REQUEST_SECONDS
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _watch_caller(self) -> None:
+        """Close the connection if a request is late, else look again when the next could be.
+
+        One timer a connection: setting and clearing one for each request costs more than reading its headers.
+        """
+        now = self.loop.time()
+        if self._late_at is not None and now >= self._late_at:
+            self.transport.close()
+            return
+        self._timer = self.loop.call_at(self._late_at or now + REQUEST_SECONDS, self._watch_caller)

@@ -39,23 +39,23 @@ class Document:
     """An answer as it will be sent, and a validator that changes when what matters in it does."""
 
     body: bytes
-    etag: str
+    etag: bytes
 
     @classmethod
     def of(cls, model: BaseModel) -> "Document":
         """Write a model down; its weak ETag ignores when it was retrieved."""
         what_matters = model.model_dump_json(exclude={_VOLATILE}).encode()
-        return cls(model.model_dump_json().encode(), f'W/"{hashlib.sha256(what_matters).hexdigest()[:32]}"')
+        return cls(model.model_dump_json().encode(), b'W/"%b"' % hashlib.sha256(what_matters).hexdigest()[:32].encode())
 
     def to_bytes(self) -> bytes:
         """Return what the cache keeps."""
-        return self.etag.encode() + b"\n" + self.body
+        return self.etag + b"\n" + self.body
 
     @classmethod
     def from_bytes(cls, value: bytes) -> "Document":
         """Read what `to_bytes` wrote."""
         etag, _, body = value.partition(b"\n")
-        return cls(body, etag.decode())
+        return cls(body, etag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +115,9 @@ class Reads:
             headers += (
                 (b"cache-control", b"private, max-age=%.0f" % read.found.fresh_for),
                 (b"age", b"%.0f" % read.found.age),
-                (b"etag", read.document.etag.encode()),
+                (b"etag", read.document.etag),
             )
-            if has_it(first_of(self.call.scope, b"if-none-match"), read.document.etag):
+            if has_it(first_of(self.call.scope, b"if-none-match"), read.document.etag.decode()):
                 return Answer(304, headers)
         return Answer(200, [*headers, JSON], read.document.body)
 
@@ -127,10 +127,10 @@ class Reads:
 
     def _is_forced(self) -> bool:
         """Tell whether a server asks for a call; a browser cannot, as every call is one of few."""
-        if not isinstance(self.call.caller, SecretKeyClient):
-            return False
         given = first_of(self.call.scope, b"cache-control")
-        directives = (given or "").lower().split(",")
+        if given is None or not isinstance(self.call.caller, SecretKeyClient):
+            return False
+        directives = given.lower().split(",")
         return "no-cache" in (directive.strip() for directive in directives)
 
     def _cache_status(self, found: Found) -> str:

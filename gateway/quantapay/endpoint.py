@@ -57,9 +57,11 @@ class Endpoint:
         self._transport = transport
         self._url = httpx.URL(url)
         self._headers = {**_HEADERS, "Host": self._url.netloc.decode("ascii")}
-        self._extensions = {"timeout": httpx.Timeout(timeout, connect=timeout / 2).as_dict()}
+        # A call has one deadline for all (`client.py`); clocks for its parts would cost more than they catch.
+        self._extensions = {"timeout": httpx.Timeout(timeout, connect=timeout / 2, write=None, pool=None).as_dict()}
         self._clock = clock
         self._metrics = metrics
+        self._compared: str | None = None
         self.clock_skew: float | None = None
         """QuantaPay's clock less ours at its last answer, in seconds."""
 
@@ -94,6 +96,9 @@ class Endpoint:
             raise UpstreamInvalidResponse("QuantaPay's answer was cut off.") from None
 
     def _compare_clocks(self, date: str | None) -> None:
+        if date == self._compared:
+            return  # once a second is enough
+        self._compared = date
         try:
             theirs = parsedate_to_datetime(date or "").timestamp()
         except ValueError:

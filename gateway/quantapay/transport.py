@@ -99,6 +99,9 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             await self._session.close()
 
     async def _take_place(self, seconds: float | None) -> None:
+        if seconds is None:
+            await self._places.acquire()
+            return
         try:
             async with asyncio.timeout(seconds):
                 await self._places.acquire()
@@ -116,12 +119,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
                     headers=headers,
                     data=_parts(request, writing, timeouts.get("write")) if _has_body(request) else None,
                     allow_redirects=False,
-                    timeout=aiohttp.ClientTimeout(
-                        total=None,
-                        connect=_or_at_once(timeouts.get("connect")),
-                        sock_read=_or_at_once(timeouts.get("read")),
-                        ceil_threshold=math.inf,  # aiohttp rounds longer ones up to whole seconds
-                    ),
+                    timeout=_client_timeout(timeouts.get("connect"), timeouts.get("read")),
                 )
         except TimeoutError:  # the clock of `_parts`; aiohttp's own timeouts are httpx's by now
             failure = httpx.WriteTimeout("The body was not taken in time")
@@ -190,6 +188,16 @@ async def _parts(request: httpx.Request, writing: asyncio.Timeout, seconds: floa
 def _target(url: httpx.URL) -> URL:
     """Return an address as aiohttp takes it; looked up, as there are few and each takes 50 µs to make."""
     return URL(str(url.copy_with(userinfo=b"", fragment=None)), encoded=True)
+
+
+@lru_cache(maxsize=64)
+def _client_timeout(connect: float | None, read: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(
+        total=None,
+        connect=_or_at_once(connect),
+        sock_read=_or_at_once(read),
+        ceil_threshold=math.inf,  # aiohttp rounds longer ones up to whole seconds
+    )
 
 
 def _headers(request: httpx.Request) -> list[tuple[str, str]]:
