@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 
 from gateway.clock import Clock
 from gateway.errors import StorageUnavailable
@@ -35,8 +35,7 @@ MOST_CACHED = 10_000
 """Texts that only depend on the configuration, made once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(NamedTuple):
     """One thing that a request is counted against."""
 
     kind: Literal["client", "ip"]
@@ -64,8 +63,7 @@ def ip_limit(client_id: str, subject: str, quota: Quota) -> Limit:
     return Limit("ip", policy=f"{client_id}-ip", key=key, quota=quota)
 
 
-@dataclass(frozen=True, slots=True)
-class LimitState:
+class LimitState(NamedTuple):
     """What a decision left of a limit."""
 
     limit: Limit
@@ -75,8 +73,7 @@ class LimitState:
     """Seconds until all of the quota is there again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """Whether a request may go on, and what is left of its limits."""
 
     allowed: bool

@@ -11,6 +11,7 @@ import asyncio
 import math
 import ssl
 from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Final, cast
 
@@ -110,14 +111,15 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
     async def _send(self, request: httpx.Request, timeouts: dict[str, float | None]) -> aiohttp.ClientResponse:
         headers = _headers(request)
+        seconds = timeouts.get("write")
         failure: httpx.TransportError
         try:
-            async with asyncio.timeout(None) as writing:
+            async with nullcontext() if seconds is None else asyncio.timeout(None) as writing:
                 return await self._open_session().request(
                     request.method,
                     _target(request.url),
                     headers=headers,
-                    data=_parts(request, writing, timeouts.get("write")) if _has_body(request) else None,
+                    data=_parts(request, writing, seconds) if _has_body(request) else None,
                     allow_redirects=False,
                     timeout=_client_timeout(timeouts.get("connect"), timeouts.get("read")),
                 )
@@ -175,13 +177,17 @@ async def _never_twice(request: aiohttp.ClientRequest, send: aiohttp.ClientHandl
     raise failure
 
 
-async def _parts(request: httpx.Request, writing: asyncio.Timeout, seconds: float | None) -> AsyncIterator[bytes]:
+async def _parts(
+    request: httpx.Request, writing: asyncio.Timeout | None, seconds: float | None
+) -> AsyncIterator[bytes]:
     """Yield the request's body and set the clock anew for each part; aiohttp has no write timeout of its own."""
     now = asyncio.get_running_loop().time
     async for part in cast("httpx.AsyncByteStream", request.stream):
-        writing.reschedule(None if seconds is None else now() + seconds)
+        if writing is not None and seconds is not None:
+            writing.reschedule(now() + seconds)
         yield part
-    writing.reschedule(None)
+    if writing is not None:
+        writing.reschedule(None)
 
 
 @lru_cache(maxsize=64)
