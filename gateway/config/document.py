@@ -18,7 +18,7 @@ from gateway.settings import ConfigFault, ConfigurationError
 Plain: TypeAlias = Any
 """What a YAML file holds before it is validated. As a recursive type it would need a cast at every step down."""
 
-MOST_BYTES = 1_048_576
+MOST_BYTES = 4 * 1024 * 1024
 MOST_LEVELS = 16
 
 WHOLE_FILE = "gateway.yaml"
@@ -93,7 +93,7 @@ def parse(raw: bytes) -> Document:
     the faults of the `Document`, so that the rest can still be checked.
     """
     if len(raw) > MOST_BYTES:
-        raise ConfigurationError([ConfigFault(WHOLE_FILE, f"takes at most {MOST_BYTES} bytes (1 MiB)")])
+        raise ConfigurationError([ConfigFault(WHOLE_FILE, f"takes at most {MOST_BYTES} bytes (4 MiB)")])
     text, fault = None, ConfigFault(WHOLE_FILE, "takes text in UTF-8")
     try:
         text = raw.decode("utf-8-sig")

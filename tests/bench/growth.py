@@ -19,8 +19,7 @@ from tests.bench.wrk import Requests
 
 FLAT = 1.1
 """What a request may cost with the most of something, in terms of the least."""
-CLIENTS = (10, 100, 1_000, 5_000)
-"""Not many more fit into a gateway.yaml, which has a megabyte at most."""
+CLIENTS = (10, 100, 1_000, 10_000)
 PAIRS = (10, 100, 1_000, 10_000)
 SESSIONS = (100, 1_000, 10_000, 100_000)
 SAMPLE = 100
