@@ -129,3 +129,25 @@ def test_one_line_a_request_with_all_that_operators_ask(gateway, log_lines):
     assert line["upstream_outcome"] == "ok"
     assert line["duration_ms"] >= line["upstream_ms"] >= 0
     assert line["timestamp"].endswith("Z")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "plain-secret-value",
+        'with "quotes" and \\backslashes\\',
+        "umlauts äöü",
+        "line\nbreak",
+        "\U0001f511 outside the BMP",
+    ],
+)
+def test_a_secret_is_found_however_json_writes_it(secret):
+    before, handlers = structlog.get_config(), logging.getLogger().handlers[:]
+    stream = io.StringIO()
+    logs.configure(level="info", json=True, secrets=[SecretStr(secret)], stream=stream)
+    structlog.get_logger().info("x", text=f"before {secret} after", nested=[{"a": secret}])
+    logging.captureWarnings(False)
+    logging.getLogger().handlers[:] = handlers
+    structlog.configure(**before)
+    [line] = map(json.loads, stream.getvalue().splitlines())
+    assert (line["text"], line["nested"]) == ("before [redacted] after", [{"a": "[redacted]"}])

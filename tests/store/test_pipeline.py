@@ -1,0 +1,60 @@
+"""Commands of one moment on a real Valkey: each gets its own reply, errors too."""
+
+import asyncio
+import time
+
+import pytest
+from redis.exceptions import RedisError, ResponseError
+
+from gateway.store.client import DEADLINE, connect
+from gateway.store.pipeline import SharedPipeline
+from tests.plugins.valkey import ValkeyServer
+
+
+@pytest.fixture
+async def shared(valkey: ValkeyServer):
+    redis = connect(valkey.url)
+    yield SharedPipeline(redis, deadline=DEADLINE)
+    await redis.aclose()
+
+
+async def test_each_command_gets_its_reply(shared: SharedPipeline) -> None:
+    replies = await asyncio.gather(
+        *(shared.execute_command("SET", f"key-{n}", n) for n in range(20)),
+        *(shared.execute_command("GET", f"key-{n}") for n in range(20)),
+    )
+    assert replies[20:] == [str(n).encode() for n in range(20)]
+
+
+async def test_an_error_is_that_of_its_command_alone(shared: SharedPipeline) -> None:
+    good, bad, missing = await asyncio.gather(
+        shared.execute_command("SET", "text", "a"),
+        shared.execute_command("INCR", "text"),
+        shared.execute_command("EVALSHA", "0" * 40, 0),
+        return_exceptions=True,
+    )
+    assert good
+    assert isinstance(bad, ResponseError)
+    assert "not an integer" in str(bad)
+    assert isinstance(missing, ResponseError)
+
+
+async def test_a_lone_commands_error_is_raised_as_well(shared: SharedPipeline) -> None:
+    with pytest.raises(ResponseError):
+        await shared.execute_command("NO-SUCH-COMMAND")
+    assert await shared.execute_command("PING") in (True, b"PONG")
+
+
+async def test_a_frozen_server_ends_the_wait_of_all_at_the_deadline_and_leaves_no_reply_behind(
+    shared: SharedPipeline, valkey: ValkeyServer
+) -> None:
+    await shared.execute_command("SET", "key", "before")
+    valkey.pause()
+    started = time.monotonic()
+    failures = await asyncio.gather(
+        *(shared.execute_command("SET", f"late-{n}", n) for n in range(5)), return_exceptions=True
+    )
+    assert time.monotonic() - started < 10 * DEADLINE
+    assert all(isinstance(failure, (RedisError, TimeoutError)) for failure in failures)
+    valkey.resume()
+    assert await shared.execute_command("GET", "key") == b"before"
