@@ -18,13 +18,9 @@ local tats, changed = {}, {}
 
 local function read(key)
   if not tats[key] then
-    local stored = redis.call("GET", key)
-    if stored then
-      local whole, part = string.match(stored, "^(%d+)/(%d+)$")
-      tats[key] = {tonumber(whole), tonumber(part)}
-    else
-      tats[key] = {now, 0}
-    end
+    -- Absent, or not of our making: a full limit either way, so that one broken key fails nobody else's request.
+    local whole, part = string.match(redis.call("GET", key) or "", "^(%d+)/(%d+)$")
+    tats[key] = {tonumber(whole or now), tonumber(part or 0)}
   end
   return tats[key][1], tats[key][2]
 end

@@ -43,7 +43,7 @@ def documented_key(
 
 def idempotency_key(call: Call) -> str | None:
     """Return the caller's key, the draft's quoted form unwrapped; raise `ValidationFailed` if it cannot be one."""
-    given = headers.all_of(call.scope, HEADER.lower().encode())
+    given = headers.all_of(call.scope, b"idempotency-key")
     if not given:
         return None
     quoted = _QUOTED.fullmatch(given[0])

@@ -1,6 +1,6 @@
 """What a route takes from its path and its query, by its signature; FastAPI reads the same for the specification."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
@@ -15,13 +15,17 @@ _LONGEST_NAME = 120
 
 
 class Parameters:
-    """The parameters of one route: texts in its path, and one model of its query that forbids what it does not name.
+    """The parameters of one route: texts in its path, and one model of its query.
 
     Reads them in a fraction of the time that FastAPI takes for it: 8 µs instead of 40.
     """
 
-    def __init__(self, dependant: Dependant) -> None:
-        """Look at what FastAPI found in the signature; raise `TypeError` for what this cannot read."""
+    def __init__(self, dependant: Dependant, *, any_query: bool = False) -> None:
+        """Look at what FastAPI found in the signature; raise `TypeError` for what this cannot read.
+
+        `any_query`: a query that nobody reads is no mistake.
+        """
+        self._any_query = any_query
         self._path = [(field.name, field.alias, _adapter(field.field_info)) for field in dependant.path_params]
         self._query = [(field.name, _model(field.field_info.annotation)) for field in dependant.query_params]
         if len(self._query) > 1:
@@ -37,11 +41,12 @@ class Parameters:
             except ValidationError as error:
                 faults += _faults(error, "path", alias)
         for name, model in self._query:
+            given = _once_each(query, known=model.model_fields)
             try:
-                arguments[name] = model.model_validate(_once_each(query))
+                arguments[name] = model.model_validate(given)
             except ValidationError as error:
                 faults += _faults(error, "query")
-        if not self._query:
+        if not self._query and not self._any_query:
             refuse_any(query)
         if faults:
             raise ValidationFailed(faults=faults)
@@ -50,18 +55,22 @@ class Parameters:
 
 def refuse_any(query: bytes) -> None:
     """Raise `ValidationFailed` for a query with parameters, where none has a meaning: it is a typing error at best."""
-    for name in _once_each(query):
-        raise ValidationFailed(faults=[FieldFault("This name is not known here.", parameter=name[:_LONGEST_NAME])])
+    _once_each(query, known=())
 
 
-def _once_each(query: bytes) -> dict[str, str]:
-    """Return the parameters; raise `ValidationFailed` if one is there twice: which counts would be anyone's guess."""
-    pairs = _pairs(query)
-    given = dict(pairs)
-    if len(given) < len(pairs):
-        twice = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
-        fault = FieldFault("This may be given only once.", parameter=twice[:_LONGEST_NAME])
-        raise ValidationFailed(faults=[fault])
+def _once_each(query: bytes, *, known: Container[str]) -> dict[str, str]:
+    """Return the parameters.
+
+    Raises `ValidationFailed` at the first that is not known, or that is there twice: which counts would be anyone's
+    guess. At the first, since whoever has no key may send thousands.
+    """
+    given: dict[str, str] = {}
+    for name, value in _pairs(query):
+        if name not in known:
+            raise ValidationFailed(faults=[FieldFault("This name is not known here.", parameter=name[:_LONGEST_NAME])])
+        if name in given:
+            raise ValidationFailed(faults=[FieldFault("This may be given only once.", parameter=name)])
+        given[name] = value
     return given
 
 

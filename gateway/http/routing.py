@@ -15,7 +15,7 @@ Other dependencies only document. docs/adr/0014 has the figures.
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from fastapi import Request
 from fastapi.params import Security
@@ -42,6 +42,9 @@ class Guard(Security):
 class DirectRoute(APIRoute):
     """A route whose function takes a `Call`, and perhaps what its path and its query hold; it returns a `Response`."""
 
+    takes_any_query: ClassVar[bool] = False
+    """Whether a query that the function does not read is ignored, and not refused as a mistake."""
+
     def __init__(self, path: str, endpoint: Callable[..., Awaitable[Response]], **options: Any) -> None:  # noqa: ANN401 - FastAPI's own
         """Read the signature; raise `TypeError` for one that cannot be served."""
         super().__init__(path, endpoint, **options)
@@ -51,7 +54,7 @@ class DirectRoute(APIRoute):
             for guard in self.dependencies
             if isinstance(guard, Guard) and guard.dependency is not None
         ]
-        self._parameters = Parameters(self.dependant)
+        self._parameters = Parameters(self.dependant, any_query=self.takes_any_query)
 
     async def answer(self, call: Call, path: Mapping[str, str]) -> Response:
         """Answer a request, whose path holds these parameters. Raises `GatewayError`s."""
@@ -68,6 +71,12 @@ class DirectRoute(APIRoute):
             return await self.answer(call, request.path_params)
 
         return answer
+
+
+class AddressedRoute(DirectRoute):
+    """A route whose whole address, query and all, was entered somewhere else, such as in QuantaPay's settings."""
+
+    takes_any_query = True
 
 
 class Direct:

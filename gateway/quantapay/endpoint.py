@@ -1,5 +1,6 @@
 """QuantaPay's one address: a form goes out once, and a whole answer comes back (contract §1)."""
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from email.utils import parsedate_to_datetime
@@ -61,7 +62,7 @@ class Endpoint:
         self._extensions = {"timeout": httpx.Timeout(timeout, connect=timeout / 2, write=None, pool=None).as_dict()}
         self._clock = clock
         self._metrics = metrics
-        self._compared: str | None = None
+        self._compare_at = -math.inf
         self.clock_skew: float | None = None
         """QuantaPay's clock less ours at its last answer, in seconds."""
 
@@ -96,9 +97,10 @@ class Endpoint:
             raise UpstreamInvalidResponse("QuantaPay's answer was cut off.") from None
 
     def _compare_clocks(self, date: str | None) -> None:
-        if date == self._compared:
-            return  # once a second is enough
-        self._compared = date
+        now = self._clock.monotonic()
+        if now < self._compare_at:
+            return  # a date has whole seconds, and takes longer to read than the answer's other headers
+        self._compare_at = now + 1.0
         try:
             theirs = parsedate_to_datetime(date or "").timestamp()
         except ValueError:

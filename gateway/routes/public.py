@@ -63,8 +63,8 @@ def create_public_app(api: FastAPI, services: Services, *, metrics: Metrics, tra
     problems = Problems(services.public_url)
     routes = [route for resource in _RESOURCES for route in resource.router.routes]
     app: ASGIApp = Direct(api, routes=routes, services=services, problems=problems)
-    app = HeadAsGet(app)
     app = CatchBugs(app, problems=problems)
+    app = HeadAsGet(app)  # around the former, whose answer has no body for HEAD either
     app = Cors(app, services=services, problems=problems)
     app = RequestRecord(app, clock=services.clock, metrics=metrics, tracer=tracer)
     return AnswerHeaders(app, clock=services.clock, lifecycle=services.lifecycle)

@@ -23,10 +23,10 @@ from gateway.http.admission import admit_wrong_key, source_of
 from gateway.http.body import describe, read_json
 from gateway.http.call import Call
 from gateway.http.problems import responses
-from gateway.http.routing import DirectRoute
+from gateway.http.routing import AddressedRoute
 from gateway.webhooks.receive import exact
 
-router = APIRouter(route_class=DirectRoute, tags=["Webhooks"])
+router = APIRouter(route_class=AddressedRoute, tags=["Webhooks"])
 
 
 class QuantaPayWebhook(BaseModel):

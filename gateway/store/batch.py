@@ -9,12 +9,15 @@ from typing import Generic, TypeVar
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
+PATIENCE = 0.005
+"""Seconds for which a batch may hold up the next; Redis answers within one."""
+
 
 class Batches(Generic[Question, Answer]):
-    """Asks for whoever waits; who comes while it does waits for the next batch.
+    """Asks for whoever waits; who comes while a batch is under way is in the next, which starts when that one ends.
 
-    Alone nobody waits longer than without it. Where many ask at once a batch holds all that came during the one before,
-    so the busier a process is, the less each question costs.
+    A lone question goes at once. Where many ask, a batch holds all that came during the one before, so the busier a
+    process is, the less each question costs. A batch that takes its time holds up the next no longer than `PATIENCE`.
     """
 
     def __init__(self, ask: Callable[[Sequence[Question]], Awaitable[Sequence[Answer]]], *, most: int) -> None:
@@ -22,37 +25,53 @@ class Batches(Generic[Question, Answer]):
         self._ask = ask
         self._most = most
         self._waiting: defaultdict[str, list[tuple[Question, asyncio.Future[Answer]]]] = defaultdict(list)
-        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._in_the_way: dict[str, asyncio.Task[None]] = {}
+        """By group: the batch that the next waits for."""
+        self._under_way: set[asyncio.Task[None]] = set()
 
     async def ask(self, question: Question, *, group: str = "") -> Answer:
         """Return the answer to a question; only questions of one group go together.
 
-        Raises what `ask` raised for its batch, or for the one that it waited for: a wait is never that of two batches
-        that fail. Who is cancelled takes nobody along.
+        Raises what `ask` raised for its batch. Who is cancelled takes nobody along.
         """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[group].append((question, answer))
-        if group not in self._asking:
-            self._asking[group] = asyncio.create_task(self._ask_all(group))
+        if group not in self._in_the_way:
+            self._start(group)
         return await answer
 
-    async def _ask_all(self, group: str) -> None:
-        waiting: list[tuple[Question, asyncio.Future[Answer]]] = []
+    def _start(self, group: str) -> None:
+        task = asyncio.create_task(self._ask_for_all(group))
+        self._in_the_way[group] = task
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        timer = asyncio.get_running_loop().call_later(PATIENCE, self._make_way, group, task)
+        task.add_done_callback(lambda _: timer.cancel())
+        task.add_done_callback(lambda task: self._make_way(group, task))
+
+    def _make_way(self, group: str, batch: asyncio.Task[None]) -> None:
+        """Let the next batch start, if `batch` is the one that it waits for."""
+        if self._in_the_way.get(group) is batch:
+            del self._in_the_way[group]
+            if self._waiting.get(group):
+                self._start(group)
+
+    async def _ask_for_all(self, group: str) -> None:
+        waiting = [one for one in self._waiting.pop(group) if not one[1].done()]
+        if len(waiting) > self._most:
+            self._waiting[group] = waiting[self._most :]
+            del waiting[self._most :]
         try:
-            while waiting := [one for one in self._waiting.pop(group, []) if not one[1].done()]:
-                if len(waiting) > self._most:
-                    self._waiting[group] = waiting[self._most :]
-                    del waiting[self._most :]
-                answers = await self._ask([question for question, _ in waiting])
-                for (_, future), answer in zip(waiting, answers, strict=True):
-                    if not future.done():
-                        future.set_result(answer)
-        except BaseException as error:
-            for _, future in [*waiting, *self._waiting.pop(group, [])]:
+            answers = await self._ask([question for question, _ in waiting]) if waiting else ()
+        except Exception as error:
+            for _, future in waiting:
                 if not future.done():
-                    # Each its own: whoever raises it adds to it.
-                    future.set_exception(copy.copy(error)) if isinstance(error, Exception) else future.cancel()
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            del self._asking[group]
+                    future.set_exception(copy.copy(error))  # each its own: whoever raises it adds to it
+        except BaseException:  # the process stops
+            for _, future in waiting:
+                future.cancel()
+            raise
+        else:
+            for (_, future), answer in zip(waiting, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)

@@ -24,8 +24,8 @@ PEERS = Path(__file__).parent / "peers"
 UNLIMITED = "1000000/second"
 KEY = "qsk_" + "bench".ljust(43, "0")
 LIMITED_KEY = "qsk_" + "limited".ljust(43, "0")
-TOOLS = {"wrk": "wrk", "nginx": "nginx-light"}
-"""Program → the package that has it, in Debian and Ubuntu."""
+TOOLS = {"wrk": "apt install wrk", "nginx": "apt install nginx-light", "py-spy": "pip install py-spy"}
+"""Program → how to get it, on Debian and Ubuntu."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ def require_tools(names: Sequence[str]) -> None:
     """End with a message that says what to install, if a program is missing."""
     missing = [name for name in names if shutil.which(name, path=_path()) is None]
     if missing:
-        packages = " ".join(TOOLS[name] for name in missing)
-        sys.exit(f"bench: not found: {', '.join(missing)}. On Debian and Ubuntu: apt install {packages}")
+        commands = "; ".join(TOOLS[name] for name in missing)
+        sys.exit(f"bench: not found: {', '.join(missing)}. On Debian and Ubuntu: {commands}")
 
 
 @contextlib.contextmanager

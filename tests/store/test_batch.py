@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.store.batch import Batches
+from gateway.store.batch import PATIENCE, Batches
 
 
 class Redis:
@@ -77,22 +77,35 @@ async def test_groups_neither_mix_nor_wait_for_each_other() -> None:
     assert await asyncio.gather(*asked) == [2, 4, 6]
 
 
-async def test_a_failure_is_that_of_the_batch_and_of_those_who_waited_for_it() -> None:
+async def test_a_failure_is_that_of_its_batch_and_of_no_other() -> None:
     redis = Redis()
     batches = Batches(redis.ask, most=10)
     redis.hold()
-    first = asyncio.create_task(batches.ask(1))
-    await turn()
-    second = asyncio.create_task(batches.ask(2))
+    asked = [asyncio.create_task(batches.ask(number)) for number in (1, 2)]
     await turn()
     redis.fails = ConnectionError("gone")
     redis.go_on()
-    failures = await asyncio.gather(first, second, return_exceptions=True)
+    failures = await asyncio.gather(*asked, return_exceptions=True)
     assert [type(failure) for failure in failures] == [ConnectionError, ConnectionError]
     assert failures[0] is not failures[1], "each may be raised by itself"
-    assert redis.batches == [[1]], "nobody waits for two that fail"
     redis.fails = None
     assert await batches.ask(3) == 6
+    assert redis.batches == [[1, 2], [3]]
+
+
+async def test_a_batch_that_takes_its_time_holds_up_the_next_for_a_moment_only() -> None:
+    redis = Redis()
+    batches = Batches(redis.ask, most=10)
+    redis.hold()
+    slow = asyncio.create_task(batches.ask(1))
+    await turn()
+    others = [asyncio.create_task(batches.ask(number)) for number in (2, 3)]
+    await turn()
+    assert redis.batches == [[1]]
+    await asyncio.sleep(2 * PATIENCE)
+    assert redis.batches == [[1], [2, 3]], "beside the first, which is still under way"
+    redis.go_on()
+    assert await asyncio.gather(slow, *others) == [2, 4, 6]
 
 
 @pytest.mark.parametrize("under_way", [True, False])
