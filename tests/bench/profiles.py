@@ -21,16 +21,19 @@ from tests.bench.field import Field, Pace
 from tests.bench.measure import WARM_UP_SECONDS
 from tests.bench.servers import require_tools, running_gateway
 from tests.bench.subjects import BY_NAME
-from tests.bench.wrk import CONNECTIONS, drive
+from tests.bench.wrk import drive
 
 PATHS = ("cached-read", "pass-through", "create")
 SECONDS = 12
 SAMPLED_SECONDS = 8
 A_SECOND = 200
+CONNECTIONS = 8
+"""Few, as a process that is stopped to be looked at is slow, and creates wait for Redis 100 ms at most."""
 LEAST = 0.005
 """A part that is smaller than this everywhere is left out."""
 
 PARTS = (
+    ("uvicorn|gateway/http/protocol", "HTTP: uvicorn and the socket"),
     ("gateway/telemetry|structlog|prometheus_client|json/encoder", "log line and metrics"),
     ("gateway/store|gateway/access/limits|redis/", "Redis: limits, budget, claims, sessions"),
     ("gateway/quantapay|httpx|aiohttp|yarl|multidict|urllib", "the call to QuantaPay"),
@@ -41,19 +44,16 @@ PARTS = (
         "the route",
     ),
     ("gateway/http|starlette|fastapi", "layers around the routes"),
-    ("uvicorn", "HTTP: uvicorn and the socket"),
     ("asyncio|uvloop|contextlib", "event loop"),
 )
 """What a frame may be of, and the part that it belongs to; the first that fits."""
 
 
 def sample(pid: int, seconds: float) -> Counter[tuple[str, ...]]:
-    """Return how often a process was seen at each stack, outermost frame first, in so many seconds.
-
-    It is not stopped to be looked at: creates would fail of it, as they wait for Redis 100 ms at most.
-    """
+    """Return how often a process was seen at work at each stack, outermost frame first, in so many seconds."""
     with tempfile.NamedTemporaryFile(suffix=".txt") as raw:
         options = [
+            "--gil",
             "--pid",
             str(pid),
             "--duration",
@@ -114,7 +114,9 @@ def main() -> None:
         gateway = stack.enter_context(running_gateway(field.upstream))
         with ThreadPoolExecutor(1) as driver:
             for name in PATHS:
-                driven = driver.submit(drive, gateway.url, BY_NAME[name].requests, seconds=SECONDS)
+                driven = driver.submit(
+                    drive, gateway.url, BY_NAME[name].requests, seconds=SECONDS, connections=CONNECTIONS
+                )
                 time.sleep(WARM_UP_SECONDS)
                 found[name] = shares(sample(gateway.pid, SAMPLED_SECONDS))
                 driven.result()
