@@ -92,7 +92,7 @@ def _require_json(call: Call) -> None:
     content_type = first_of(call.scope, b"content-type") or ""
     encoding = (first_of(call.scope, b"content-encoding") or "identity").lower()
     if content_type == "application/json" and encoding == "identity":
-        return  # as nearly everyone writes it; taking the header apart is worth a fifth of a cached read
+        return  # as nearly everyone writes it; taking the header apart takes 10 µs
     header = Message()
     header["Content-Type"] = content_type
     try:

@@ -17,7 +17,7 @@ _LONGEST_NAME = 120
 class Parameters:
     """The parameters of one route: texts in its path, and one model of its query.
 
-    Reads them in a fraction of the time that FastAPI takes for it: 8 µs instead of 40.
+    Reads them in 8 µs where FastAPI takes 47.
     """
 
     def __init__(self, dependant: Dependant, *, any_query: bool = False) -> None:
@@ -78,7 +78,7 @@ def _pairs(query: bytes) -> list[tuple[str, str]]:
     text = query.decode("latin-1")
     if "%" in text or "+" in text:
         return parse_qsl(text, keep_blank_values=True)
-    # The same, in a sixth of the time: nothing is written in another way than it is meant.
+    # The same, in half of the time: nothing is written in another way than it is meant.
     return [(name, value) for name, _, value in (pair.partition("=") for pair in text.split("&") if pair)]
 
 

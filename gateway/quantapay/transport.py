@@ -192,7 +192,7 @@ async def _parts(
 
 @lru_cache(maxsize=64)
 def _target(url: httpx.URL) -> URL:
-    """Return an address as aiohttp takes it; looked up, as there are few and each takes 50 µs to make."""
+    """Return an address as aiohttp takes it; kept, as there are few and each takes 30 µs to make."""
     return URL(str(url.copy_with(userinfo=b"", fragment=None)), encoded=True)
 
 
