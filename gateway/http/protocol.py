@@ -20,8 +20,8 @@ _TOO_LARGE = (
 class _HeadWithBody:
     """A transport that holds an answer's head back for what follows in the same turn of the event loop.
 
-    uvicorn writes head and body apart. Together they are one system call and one packet, where the second was a fifteenth
-    of what a cached read costs.
+    uvicorn writes head and body apart. Together they are one system call and one packet; the second was a
+    fifteenth of what a cached read costs.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
