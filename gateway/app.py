@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import structlog
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
@@ -186,9 +187,18 @@ class Gateway:
         """Return the OpenAPI document."""
         return create_api(self.services, docs=False).openapi()
 
-    def ops_app(self, status: Callable[[], Awaitable[dict[str, Any]]]) -> Starlette:
-        """Build what operators reach; `status` gives what `/status` answers, anew each time."""
-        return create_ops_app(registry=lambda: self.metrics.registry, status=status, clock=self.services.clock)
+    def ops_app(
+        self, status: Callable[[], Awaitable[dict[str, Any]]], *, write_metrics: Callable[[], None] | None = None
+    ) -> Starlette:
+        """Build what operators reach; `status` gives what `/status` answers, anew each time.
+
+        `write_metrics`: only in a worker, see `create_ops_app`.
+        """
+
+        async def registry() -> CollectorRegistry:
+            return self.metrics.registry
+
+        return create_ops_app(registry=registry, status=status, clock=self.services.clock, write_metrics=write_metrics)
 
     @asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:

@@ -1,8 +1,8 @@
 """Several worker processes behind one public socket, and one operators' listener for all of them.
 
 The supervisor binds both sockets, starts the workers, starts one again that dies, passes signals on, and serves
-`/metrics` (summed over the workers' files) and `/status` (asked from each worker over a Unix socket). It answers
-no public request itself.
+`/metrics` (summed over the workers' files, after each was asked to write to its own) and `/status` (asked from each
+worker). It asks over Unix sockets, and answers no public request itself.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ import structlog
 from prometheus_client import CollectorRegistry, multiprocess
 
 from gateway.clock import Clock
-from gateway.routes.ops import create_ops_app
+from gateway.routes.ops import WRITE_METRICS, create_ops_app
 from gateway.server import Listener
 from gateway.telemetry import status
 
@@ -128,22 +128,27 @@ class Supervisor:
     def _control_socket(self, number: int) -> Path:
         return self._runtime / f"worker-{number}.sock"
 
-    def _registry(self) -> CollectorRegistry:
+    async def _registry(self) -> CollectorRegistry:
+        await self._ask_all("POST", WRITE_METRICS)  # the file of one that does not answer is a second behind
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry, path=str(self._metrics))  # type: ignore[no-untyped-call]
         return registry
 
     async def _status(self) -> dict[str, Any]:
-        answers = await asyncio.gather(*(self._ask(number) for number in range(self._count)))
-        workers = [answer for answer in answers if answer is not None]
+        workers = [status.from_json(answer) for answer in await self._ask_all("GET", "/status")]
         return status.document(workers, expected=self._count, embedded_store=self._embedded_store)
 
-    async def _ask(self, number: int) -> status.Status | None:
+    async def _ask_all(self, method: str, path: str) -> list[Any]:
+        """Ask all workers at once, and return what those say that answer in time."""
+        answers = await asyncio.gather(*(self._ask(number, method, path) for number in range(self._count)))
+        return [answer for answer in answers if answer is not None]
+
+    async def _ask(self, number: int, method: str, path: str) -> Any:  # noqa: ANN401 - what JSON may be
         # There is no TLS on a Unix socket, so no certificates are read to verify it by: that would take 40 ms.
         transport = httpx.AsyncHTTPTransport(uds=str(self._control_socket(number)), verify=False)
         try:
             async with httpx.AsyncClient(transport=transport, timeout=_ASK_SECONDS) as http:
-                answer = await http.get("http://worker/status")
-                return status.from_json(answer.json())
-        except (httpx.HTTPError, ValueError, TypeError):
+                answer = await http.request(method, f"http://worker{path}")
+                return answer.raise_for_status().json()
+        except (httpx.HTTPError, ValueError):
             return None

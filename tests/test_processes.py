@@ -5,13 +5,17 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry, multiprocess
 
 from tests.plugins.gateway import MARKER, ORDERS_KEY, READER_KEY, example_config
 from tests.plugins.processes import gone, until
+
+COUNTED = 'gateway_http_requests_total{method="GET",route="/balances"'
 
 
 def refused(url: str) -> bool:
@@ -28,8 +32,7 @@ def test_it_serves_logs_and_ends_cleanly(start_gateway, workers):
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: gateway.get("/balances").status_code, range(40)))
     assert set(answers) == {200}
-    counted = 'gateway_http_requests_total{method="GET",route="/balances"'
-    until(lambda: gateway.total(counted) == 40, "all are counted")
+    until(lambda: gateway.total(COUNTED) == 40, "all are counted")
     assert not [line for line in gateway.samples("") if "pid=" in line]
     status = gateway.status()
     assert status["ready"] is True
@@ -63,16 +66,76 @@ def test_a_worker_that_is_killed_is_replaced_and_its_counts_stay(start_gateway):
     gateway = start_gateway(GATEWAY_WORKERS="2")
     for _ in range(10):
         gateway.get("/balances")
-    counted = 'gateway_http_requests_total{method="GET",route="/balances"'
-    until(lambda: gateway.total(counted) == 10, "all are counted")
+    until(lambda: gateway.total(COUNTED) == 10, "all are counted")
     victim = gateway.children()[0]
     os.kill(victim, signal.SIGKILL)
     until(lambda: victim not in gateway.children(), "the worker is gone")
-    assert gateway.total(counted) == 10
+    assert gateway.total(COUNTED) == 10
     until(lambda: gateway.status()["workers"]["phases"] == ["ready", "ready"], "there are two workers again")
     assert gateway.get("/balances").status_code == 200
-    until(lambda: gateway.total(counted) == 11, "the next is counted too")
+    until(lambda: gateway.total(COUNTED) == 11, "the next is counted too")
     assert any(line["event"] == "worker died" for line in gateway.lines())
+
+
+def written(worker: int) -> float:
+    """Return how many requests for balances the files of this worker and its like tell of, without asking them."""
+    environ = dict(item.split("=", 1) for item in Path(f"/proc/{worker}/environ").read_text().split("\0") if item)
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry, path=environ["PROMETHEUS_MULTIPROC_DIR"])
+    labels = {"method": "GET", "route": "/balances", "status": "200"}
+    return registry.get_sample_value("gateway_http_requests_total", labels) or 0
+
+
+def test_what_was_answered_before_the_metrics_are_read_is_in_them(start_gateway):
+    gateway = start_gateway(GATEWAY_WORKERS="2")
+    for number in range(1, 11):
+        with ThreadPoolExecutor(4) as pool:
+            assert {*pool.map(lambda _: gateway.get("/balances").status_code, range(8))} == {200}
+        assert gateway.total(COUNTED) == number * 8
+        assert gateway.total("gateway_http_request_duration_seconds_count{") >= number * 8
+    assert gateway.samples("gateway_http_requests_in_flight ") == ["gateway_http_requests_in_flight 0.0"]
+    assert gateway.samples("gateway_redis_up ") == ["gateway_redis_up 1.0"]
+    assert gateway.samples("gateway_config_last_reload_successful ") == ["gateway_config_last_reload_successful 1.0"]
+
+
+def test_a_worker_that_does_not_answer_is_counted_by_what_it_wrote_unasked(start_gateway):
+    gateway = start_gateway(GATEWAY_WORKERS="2")
+    for _ in range(10):
+        gateway.get("/balances")
+    workers = gateway.children()
+    until(lambda: written(workers[0]) == 10, "all are written")
+    for worker in workers:
+        os.kill(worker, signal.SIGSTOP)
+    try:
+        assert gateway.total(COUNTED) == 10
+    finally:
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+    until(lambda: not {*workers} & {*gateway.children()}, "the workers are gone")
+    assert gateway.total(COUNTED) == 10
+
+
+def test_a_worker_that_ends_writes_what_it_counted(start_gateway):
+    gateway = start_gateway(GATEWAY_WORKERS="2")
+    workers = gateway.children()
+    for _ in range(10):
+        gateway.get("/balances")
+    for worker in workers:
+        os.kill(worker, signal.SIGTERM)
+    until(lambda: not {*workers} & {*gateway.children()}, "the workers are gone")
+    assert gateway.total(COUNTED) == 10
+
+
+def test_what_a_killed_worker_was_answering_is_not_in_flight_any_more(start_gateway, simulator):
+    gateway = start_gateway(GATEWAY_WORKERS="2")
+    simulator.scenario("slow", seconds=4, function="get-balances")
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(gateway.get, "/balances")
+        until(lambda: gateway.total("gateway_http_requests_in_flight ") == 1, "it is in flight")
+        for worker in gateway.children():
+            os.kill(worker, signal.SIGKILL)
+        assert isinstance(slow.exception(), httpx.TransportError)
+    until(lambda: gateway.total("gateway_http_requests_in_flight ") == 0, "nothing is in flight")
 
 
 def test_workers_die_with_their_supervisor(start_gateway):

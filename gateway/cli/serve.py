@@ -56,6 +56,7 @@ def worker(
     with lean_imports():
         from gateway.cli.wiring import gateway_or_refuse  # noqa: PLC0415 - a supervisor needs no gateway
         from gateway.process import run_worker  # noqa: PLC0415
+        from gateway.telemetry.counting import count_in_memory  # noqa: PLC0415
 
     settings = settings_or_refuse()
     _configure_logs(settings)
@@ -65,9 +66,12 @@ def worker(
     listener.setblocking(False)
     if settings.redis_url is None:
         raise typer.Exit(MISUSED)
+    write_metrics = count_in_memory()  # before the gateway makes its metrics
     gateway = gateway_or_refuse(settings, settings.redis_url)
     public = socket.socket(fileno=public_fd)
-    run(run_worker(gateway, settings, public=public, control=listener, clock=SystemClock()))
+    run(
+        run_worker(gateway, settings, public=public, control=listener, clock=SystemClock(), write_metrics=write_metrics)
+    )
 
 
 def _serve_alone(

@@ -69,12 +69,15 @@ class Ops:
         self.url = f"http://127.0.0.1:{self.port}/"
         self.status: Any = deepcopy(CALM)
 
+    async def _registry(self) -> CollectorRegistry:
+        return CollectorRegistry()
+
     async def _status(self) -> Any:
         return self.status
 
     @asynccontextmanager
     async def _served(self):
-        app = create_ops_app(registry=CollectorRegistry, status=self._status, clock=SystemClock())
+        app = create_ops_app(registry=self._registry, status=self._status, clock=SystemClock())
         listener = Listener(app, bind("127.0.0.1", self.port), lifespan=False, grace=1)
         task = asyncio.create_task(listener.run_until_stopped())
         try:
