@@ -9,7 +9,7 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 from gateway.quantapay.functions import FUNCTIONS
-from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics import Metrics, Series
 
 ROOT = Path(__file__).parents[2]
 TARGET_LABELS = {"job", "instance"}
@@ -68,7 +68,8 @@ def known() -> Known:
     metrics.name_reads(function.name for function in FUNCTIONS)
     metrics.name_subscribers(["orders"])
     found = Known()
-    for metric in vars(metrics).values():
+    for declared in vars(metrics).values():
+        metric = declared.metric if isinstance(declared, Series) else declared
         if isinstance(metric, MetricWrapperBase):
             [family] = metric.describe()
             for suffix, more in _SUFFIXES.get(family.type, {"": set()}).items():
@@ -81,5 +82,5 @@ def known() -> Known:
     served = {path.replace("{", "[{]").replace("}", "[}]") for path in specification["paths"]}
     patterns = {".*/events", "/docs.*", "/problems/.*", "/sdk/.*", "/openapi.json"}
     found.values["route"] = {*served, *patterns, "unmatched"}
-    found.values["le"] = {str(float(bound)) for bound in metrics.http_request_duration._upper_bounds}
+    found.values["le"] = {str(float(bound)) for bound in metrics.http_request_duration.metric._upper_bounds}
     return found
