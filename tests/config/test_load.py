@@ -151,7 +151,7 @@ def test_a_file_that_is_not_there_or_cannot_be_read_is_a_fault(tmp_path: Path) -
     [
         (b"a: \xff\xfe", "takes text in UTF-8"),
         (b"cache:\n  balances: \x07", "(line 2): control characters"),
-        (b"#" * (MOST_BYTES + 1), "at most 1048576 bytes"),
+        (b"#" * (MOST_BYTES + 1), "at most 4194304 bytes"),
         (b"clients: [" + b"[" * 100_000, "levels deep"),
         (b"? [a, b]\n: c", "keys are texts"),
         (b"Secret0: 1\nSecret0: 2", "a key is here twice"),
