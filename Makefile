@@ -4,7 +4,7 @@
 # line on to the scripts.
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test check chaos soak bench format openapi sbom lock clean
+.PHONY: help run install test check chaos soak bench guard format openapi sbom lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ soak: install  ## ten minutes of load with faults: memory, descriptors and tasks
 
 bench: install  ## what a request costs, beside FastAPI, httpx and nginx; writes docs/performance.md (ARGS=--help)
 	scripts/bench $(ARGS)
+
+guard: install  ## fail if a request takes more instructions than it may; needs valgrind (ARGS=--measure: new bounds)
+	scripts/guard $(ARGS)
 
 format: install  ## format the code and mend what the linter can
 	scripts/format
