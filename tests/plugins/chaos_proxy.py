@@ -20,6 +20,9 @@ from tests.plugins.chaos_session import Session
 LOOPBACK = "127.0.0.1"
 _BACKLOG = 256
 
+ACCEPTING_TURNS = 5
+"""Turns of the event loop after which a connection that was just being accepted is a session, and can be ended."""
+
 
 class ChaosProxy:
     """The proxy as a test sees it: a context manager with a switch for each fault. Safe to use from any thread.
@@ -133,6 +136,8 @@ class _Listener:
         if self._server is not None:
             self._server.close()
             self._server = None
+            for _ in range(ACCEPTING_TURNS):
+                await asyncio.sleep(0)
         for session in self._sessions.values():
             session.kill()
         if self._sessions:
