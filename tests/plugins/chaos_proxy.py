@@ -134,10 +134,13 @@ class _Listener:
 
     async def _shut(self) -> None:
         if self._server is not None:
-            self._server.close()
-            self._server = None
+            # A connection that is being accepted when a server closes is left open by asyncio (Python 3.11).
+            for sock in self._server.sockets:
+                asyncio.get_running_loop().remove_reader(sock.fileno())
             for _ in range(ACCEPTING_TURNS):
                 await asyncio.sleep(0)
+            self._server.close()
+            self._server = None
         for session in self._sessions.values():
             session.kill()
         if self._sessions:
