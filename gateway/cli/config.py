@@ -39,7 +39,7 @@ def check(
 
 async def _probe(settings: Settings) -> None:
     from gateway.cli.wiring import gateway_or_refuse  # noqa: PLC0415 - a second that a check without --probe saves
-    from gateway.quantapay.functions import GET_CREDIT_BALANCE  # noqa: PLC0415
+    from gateway.quantapay.functions import GET_CREDIT_BALANCE  # noqa: PLC0415 - as above
 
     gateway = gateway_or_refuse(settings, SecretStr("redis://localhost"))  # never connected: a probe needs no store
     quantapay = gateway.services.quantapay

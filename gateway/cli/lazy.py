@@ -30,6 +30,6 @@ class LazyCommand(TyperCommand):
             around.command(self.name)(found)
         return get_group(around).commands[str(self.name)]
 
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:  # noqa: ANN401
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:  # noqa: ANN401 - as above
         """Read the command line as the command itself: whoever makes a context is about to call it."""
         return self.load().make_context(info_name, args, parent, **extra)

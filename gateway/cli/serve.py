@@ -55,8 +55,8 @@ def worker(
     _die_with(supervisor)
     with lean_imports():
         from gateway.cli.wiring import gateway_or_refuse  # noqa: PLC0415 - a supervisor needs no gateway
-        from gateway.process import run_worker  # noqa: PLC0415
-        from gateway.telemetry.counting import count_in_memory  # noqa: PLC0415
+        from gateway.process import run_worker  # noqa: PLC0415 - likewise
+        from gateway.telemetry.counting import count_in_memory  # noqa: PLC0415 - likewise
 
     settings = settings_or_refuse()
     _configure_logs(settings)
@@ -79,7 +79,7 @@ def _serve_alone(
 ) -> None:
     with lean_imports():
         from gateway.cli.wiring import gateway_or_refuse  # noqa: PLC0415 - a supervisor needs no gateway
-        from gateway.process import run_alone  # noqa: PLC0415
+        from gateway.process import run_alone  # noqa: PLC0415 - likewise
 
     gateway = gateway_or_refuse(settings, url)
     run(run_alone(gateway, settings, public=public, ops=ops, clock=SystemClock(), embedded=embedded))

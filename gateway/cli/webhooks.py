@@ -180,7 +180,7 @@ def _redis_url(settings: Settings) -> SecretStr:
 
 def _print_table(letters: Iterable[DeadLetter]) -> None:
     from rich.console import Console, ConsoleDimensions  # noqa: PLC0415 - a terminal alone needs it
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415 - as above
 
     table = Table(box=None, pad_edge=False)
     for title in ("subscriber", "id", "type", "transaction", "order id", "given up", "attempts", "last error"):
