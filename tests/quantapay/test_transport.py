@@ -234,10 +234,13 @@ async def test_an_answer_without_a_body_gives_its_connection_back(serve, connect
     assert server.connections == 1
 
 
-async def test_a_body_without_a_length_is_sent_in_chunks(serve, connect):
+@pytest.mark.parametrize(
+    ("texts", "sent"), [((b"one", b"two"), b"6\r\nonetwo\r\n0\r\n\r\n"), ((), b"0\r\n\r\n")], ids=["two", "none"]
+)
+async def test_a_body_without_a_length_is_sent_as_one_chunk(serve, connect, texts, sent):
     async def parts():
-        yield b"one"
-        yield b"two"
+        for text in texts:
+            yield text
 
     received = []
 
@@ -251,7 +254,7 @@ async def test_a_body_without_a_length_is_sent_in_chunks(serve, connect):
 
     assert (await client.post(server.url, content=parts())).text == "ok"
     assert received[0].lower().count(b"transfer-encoding: chunked") == 1
-    assert received[0].endswith(b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+    assert received[0].partition(b"\r\n\r\n")[2] == sent
 
 
 async def test_redirects_are_answers_and_cookies_are_forgotten(serve):
@@ -332,6 +335,31 @@ async def test_a_connection_the_server_closed_while_idle_is_replaced_unnoticed(s
         assert (await client.post(server.url, content=BODY)).text == "ok"
         await closed.wait()
         await asyncio.sleep(0.01)  # for the closing to cross the loopback
+
+    assert server.connections == 3
+
+
+@pytest.mark.parametrize("when", ["with the answer", "while idle"])
+async def test_an_answer_that_nobody_asked_for_is_never_taken_for_the_next_ones(serve, connect, when):
+    unasked = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"
+    told = asyncio.Event()
+
+    async def answer(writer, number):
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d" % number)
+        if when == "while idle":
+            await writer.drain()
+            await told.wait()
+        writer.write(unasked)
+        await writer.drain()
+
+    server = await serve(answer)
+    client = await connect()
+
+    for number in (1, 2, 3):
+        told.clear()
+        assert (await client.post(server.url, content=BODY)).text == str(number)
+        told.set()
+        await asyncio.sleep(0.01)  # for the unasked to cross the loopback
 
     assert server.connections == 3
 
@@ -428,14 +456,6 @@ async def test_what_is_no_address_of_a_web_server_is_an_unsupported_protocol(url
     await transport.aclose()
 
 
-async def test_a_header_that_is_not_utf8_is_our_own_fault():
-    transport = AiohttpTransport()
-
-    with pytest.raises(httpx.LocalProtocolError):
-        await transport.handle_async_request(httpx.Request("GET", "http://127.0.0.1:9/", headers={"x": b"\xff"}))
-    await transport.aclose()
-
-
 @pytest.mark.parametrize("url", [f"http://{'a' * 64}.invalid/", "http://127.1/"])
 async def test_a_name_that_no_resolver_takes_is_an_error_of_httpxs(connect, url):
     with pytest.raises(httpx.TransportError):
@@ -515,11 +535,11 @@ async def never_reading(_reader, _writer):
     await asyncio.Event().wait()
 
 
-async def test_a_body_the_server_does_not_take_is_a_write_timeout(serve, connect):
+async def test_a_body_the_server_does_not_take_is_a_read_timeout(serve, connect):
     server = await serve(raw=never_reading)
-    client = await connect(timeout=httpx.Timeout(10, write=0.05))
+    client = await connect(timeout=httpx.Timeout(10, read=0.05))
 
-    with pytest.raises(httpx.WriteTimeout):
+    with pytest.raises(httpx.ReadTimeout):
         await client.post(server.url, content=b"x" * 30_000_000)
 
 
@@ -530,8 +550,9 @@ async def test_no_timeout_at_all_is_no_timeout(serve, connect):
     assert (await client.post(server.url, content=BODY)).text == "ok"
 
 
-async def test_an_answer_before_the_whole_body_was_sent_is_still_the_answer(serve, connect):
+async def test_an_answer_before_the_whole_body_was_sent_is_still_the_answer_and_the_last_there(serve, connect):
     async def raw(reader, writer):
+        server.connections += 1
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
         await writer.drain()
@@ -540,17 +561,11 @@ async def test_an_answer_before_the_whole_body_was_sent_is_still_the_answer(serv
 
     server = await serve(raw=raw)
     client = await connect(max_connections=1)
-    gate = asyncio.Event()
 
-    async def parts():
-        yield b"one"
-        await gate.wait()
-        yield b"two"
-
-    async with client.stream("POST", server.url, content=parts()) as answer:
-        gate.set()
-        assert await answer.aread() == b"no"
-    assert answer.status_code == 413
+    for _ in range(2):
+        answer = await client.post(server.url, content=b"x" * 30_000_000)
+        assert (answer.status_code, answer.content) == (413, b"no")
+    assert server.connections == 2
 
 
 # Places
