@@ -593,6 +593,22 @@ def test_every_envelope_comes_whole_out_of_the_noise_around_it(before, response,
     assert read(before + envelope + after) == json.loads(envelope, parse_float=Decimal)["response"]
 
 
+@patient
+@given(JSON, st.integers(0, 34))
+def test_what_is_plain_at_a_glance_is_read_as_if_it_were_looked_at_closely(value, depth):
+    for _ in range(depth):
+        value = [value]
+    body = json.dumps({"success": True, "response": value})
+
+    def outcome(text):
+        try:
+            return read(text)
+        except (UpstreamRefusal, UpstreamInvalidResponse) as fault:
+            return type(fault), fault.upstream_code
+
+    assert outcome(body) == outcome("é" + body)
+
+
 PLANTED = [
     CANARY,
     f"{NOTICE}{CANARY}",

@@ -25,7 +25,7 @@ class Crowd:
         self.tasks.append(asyncio.create_task(self._come_and_go(len(self.tasks))))
 
     async def _come_and_go(self, number: int) -> None:
-        async with self.bulkhead.place():
+        async with self.bulkhead:
             self.inside.append(number)
             self.most_inside = max(self.most_inside, len(self.inside))
             try:
@@ -67,7 +67,7 @@ async def test_one_too_many_to_wait_is_refused_at_once():
         crowd.add()
     await settled()
     with pytest.raises(Overloaded) as refused:
-        async with crowd.bulkhead.place():
+        async with crowd.bulkhead:
             pytest.fail("there was no place")
     assert (refused.value.retry_after, refused.value.outcome) == (1, "not_sent")
     crowd.leave[0].set()
@@ -84,7 +84,7 @@ async def test_who_waits_too_long_is_refused_and_the_next_in_line_is_not_forgott
     crowd.add()
     await settled()
     with pytest.raises(Overloaded) as refused:
-        async with crowd.bulkhead.place():
+        async with crowd.bulkhead:
             pytest.fail("there was no place")
     assert (refused.value.retry_after, refused.value.outcome) == (1, "not_sent")
     crowd.add()
@@ -98,7 +98,7 @@ async def test_the_place_of_a_call_that_fails_is_free_again():
     bulkhead = Bulkhead(places=1, longest_wait=0)
     for _ in range(3):
         with pytest.raises(KeyError):
-            async with bulkhead.place():
+            async with bulkhead:
                 raise KeyError
 
 

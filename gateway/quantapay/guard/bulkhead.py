@@ -1,8 +1,6 @@
 """A bulkhead: a function that is slow fills its own places, and no other's (interface §7)."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from gateway.errors import Overloaded
 
@@ -15,7 +13,10 @@ LONGEST_WAIT = 1.0
 
 
 class Bulkhead:
-    """So many places, taken in the order of asking. Whoever is cancelled leaves none behind."""
+    """So many places, taken in the order of asking. Whoever is cancelled leaves none behind.
+
+    As a context it holds a place. Entering it raises `Overloaded` if too many wait for one, or if it takes too long.
+    """
 
     def __init__(
         self, *, places: int = PLACES, most_waiting: int = MOST_WAITING, longest_wait: float = LONGEST_WAIT
@@ -25,17 +26,14 @@ class Bulkhead:
         self._longest_wait = longest_wait
         self._waiting = 0
 
-    @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """Hold a place. Raises `Overloaded` if too many wait for one, or if it takes too long to get one."""
+    async def __aenter__(self) -> None:
         if self._places.locked():
             await self._wait()
         else:
             await self._places.acquire()  # at once
-        try:
-            yield
-        finally:
-            self._places.release()
+
+    async def __aexit__(self, *_exception: object) -> None:
+        self._places.release()
 
     async def _wait(self) -> None:
         if self._waiting >= self._most_waiting:

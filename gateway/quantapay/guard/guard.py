@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 
 import structlog
@@ -78,9 +78,9 @@ class Guard:
             way.settle(way_period, good=way_good, is_retry=attempt.is_retry)
             ours.settle(period, good=good, is_retry=attempt.is_retry)
 
-    def place(self, function: str) -> AbstractAsyncContextManager[None]:
-        """Hold one of the function's places. Raises `Overloaded` if there is none soon."""
-        return self._bulkheads[function].place()
+    def place(self, function: str) -> Bulkhead:
+        """Return the context that holds one of the function's places."""
+        return self._bulkheads[function]
 
     def _breaker(self, name: str) -> Breaker:
         if name not in self._breakers:
