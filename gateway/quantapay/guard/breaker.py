@@ -107,13 +107,17 @@ class _Results:
 
     def __init__(self) -> None:
         self._seconds: deque[_Second] = deque()
+        self._calls = 0
+        self._failures = 0
 
     def add(self, now: int, *, good: bool) -> tuple[int, int]:
         """Add a result; return calls and failures, this one included."""
         if not self._seconds or self._seconds[-1].at != now:
             self._seconds.append(_Second(now))
-        self._seconds[-1].calls += 1
-        self._seconds[-1].failures += not good
+        second = self._seconds[-1]
+        second.calls, second.failures = second.calls + 1, second.failures + (not good)
+        self._calls, self._failures = self._calls + 1, self._failures + (not good)
         while self._seconds[0].at <= now - WINDOW:
-            self._seconds.popleft()
-        return sum(second.calls for second in self._seconds), sum(second.failures for second in self._seconds)
+            old = self._seconds.popleft()
+            self._calls, self._failures = self._calls - old.calls, self._failures - old.failures
+        return self._calls, self._failures
