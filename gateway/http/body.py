@@ -3,6 +3,7 @@
 import json
 from collections.abc import Awaitable, Callable
 from email.message import Message
+from functools import cache
 from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -61,12 +62,7 @@ def describe(*models: type[BaseModel]) -> dict[str, Any]:
 def parse(body: bytes, *, parse_float: Callable[[str], object] = float) -> object:
     """Read strict JSON: UTF-8, no duplicate names, no `NaN`; raise `MalformedRequest` without the input."""
     try:
-        return json.loads(
-            body.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_constant=_refuse_constant,
-            parse_float=parse_float,
-        )
+        return _decoder(parse_float).decode(body.decode("utf-8"))
     except UnicodeDecodeError:
         problem = MalformedRequest("The body is not valid UTF-8.")
     except RecursionError:
@@ -75,6 +71,12 @@ def parse(body: bytes, *, parse_float: Callable[[str], object] = float) -> objec
         # Raised from nothing: a JSON error holds the whole document.
         problem = MalformedRequest("The body is not valid JSON.")
     raise problem
+
+
+@cache
+def _decoder(parse_float: Callable[[str], object]) -> json.JSONDecoder:
+    """Return what `json.loads` would make for every body."""
+    return json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=parse_float)
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

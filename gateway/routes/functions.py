@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import simplejson
 from fastapi import APIRouter, Path, Response
@@ -39,6 +39,9 @@ def _that_php_cannot_mistake(name: str) -> str:
         raise ValueError("This parameter is the gateway's own.")
     return name
 
+
+_AS_IT_IS = simplejson.JSONEncoder(use_decimal=True, ensure_ascii=True, separators=(",", ":"))
+"""Writes an answer's numbers with all their digits."""
 
 ParameterName = Annotated[str, StringConstraints(max_length=64), AfterValidator(_that_php_cannot_mistake)]
 ParameterValue = Annotated[str, Matches(r"[^\x00]{0,10000}", "a text of at most 10,000 characters, without NUL")]
@@ -95,7 +98,7 @@ async def call_function(
         found = await call.services.quantapay.call(row, parameters)
     except MissingUpstreamArgument as error:
         raise _missing_argument(error, parameters) from None
-    return Response(_as_it_is({"response": found}), media_type="application/json")
+    return Response(_AS_IT_IS.encode({"response": found}), media_type="application/json")
 
 
 def _missing_argument(error: MissingUpstreamArgument, parameters: Mapping[str, str]) -> MissingArgument:
@@ -103,8 +106,3 @@ def _missing_argument(error: MissingUpstreamArgument, parameters: Mapping[str, s
     if error.argument in parameters:
         return MissingArgument(f"The function needs another value for {error.argument}.")
     return MissingArgument(upstream_code=error.upstream_code)
-
-
-def _as_it_is(document: Mapping[str, Any]) -> str:
-    text: str = simplejson.dumps(document, use_decimal=True, ensure_ascii=True, separators=(",", ":"))
-    return text
