@@ -121,7 +121,7 @@ class RequestRecord:
         self._metrics.http_request_duration[labels].observe(seconds)
         code, client = record.get("code"), record.get("client")
         if isinstance(code, str):
-            self._metrics.problems.labels(code=code).inc()
+            self._metrics.problems[code,].inc()
         if isinstance(client, str):
             label = self._metrics.client_label(client)
             self._metrics.client_requests[label, f"{status // 100}xx"].inc()

@@ -6,13 +6,14 @@ Known label sets are made at start, so that a rate over them is 0 and not absent
 
 from collections.abc import Iterable
 from itertools import product
-from typing import TypeVar, get_args
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 
 from gateway import __version__
 from gateway.config import EventName
 from gateway.errors import UpstreamError, problem_types
+from gateway.telemetry.series import Counter, Histogram, Series
 
 HTTP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 """From a refusal (well under a millisecond) to the default upstream deadline of 10 s."""
@@ -45,26 +46,6 @@ MOST_COINS = 50
 """Balances of coins beyond this many are not shown."""
 
 
-Metric = TypeVar("Metric", Counter, Histogram)
-
-
-class Series(dict[tuple[str, ...], Metric]):
-    """The series of one metric by the values of its labels, each made when it is first asked for.
-
-    For metrics that every request touches: prometheus-client's own `labels()` takes five times as long as what is done
-    with its result.
-    """
-
-    def __init__(self, metric: Metric) -> None:
-        super().__init__()
-        self.metric: Metric = metric
-
-    def __missing__(self, values: tuple[str, ...]) -> Metric:
-        series: Metric = self.metric.labels(*values)
-        self[values] = series
-        return series
-
-
 class Metrics:
     """The metrics of one process, in a registry of their own."""
 
@@ -95,8 +76,8 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=self.registry,
         )
-        self.problems = Counter(
-            "gateway_problems", "Answers that are problems, by code.", ["code"], registry=self.registry
+        self.problems = Series(
+            Counter("gateway_problems", "Answers that are problems, by code.", ["code"], registry=self.registry)
         )
         self.client_requests = Series(
             Counter(
@@ -289,7 +270,7 @@ class Metrics:
         for result in ("success", "failure"):
             self.config_reloads.labels(result=result)
         for error in problem_types():
-            self.problems.labels(code=error.code)
+            self.problems[error.code,]
         for limit, decision, store in product(("client", "ip"), ("allowed", "refused"), ("redis", "local")):
             self.rate_limit_decisions[limit, decision, store]
         for event in SESSION_EVENTS:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from prometheus_client.metrics import MetricWrapperBase
 
-from gateway.telemetry.metrics import Metrics, Series
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.series import Series
 
 PAGE = Path("docs/metrics.md")
 
