@@ -17,13 +17,14 @@ from typing import Any, TextIO
 
 import structlog
 from pydantic import SecretStr
+from pydantic_core import to_json
 
 from gateway.telemetry.spans import trace_id
 
 _record: ContextVar[dict[str, object] | None] = ContextVar("request_record", default=None)
 
 _TOKENS = re.compile(r"\b(qsk_|cst_|whsec_)[A-Za-z0-9_+/=-]{8,}")
-_write_json = JSONEncoder(default=str).encode  # once: `json.dumps` would make one for each line
+_write_anything = JSONEncoder(default=str, separators=(",", ":")).encode
 REDACTED = "[redacted]"
 
 
@@ -70,11 +71,21 @@ class Redactor:
         return value if isinstance(value, (int, float, bool, type(None))) else self._clean(str(value))
 
 
+def _write_json(value: object) -> str:
+    """Return JSON in ASCII, in a third of the time that Python's own encoder takes.
+
+    Raises `ValueError` for halves of characters, as names of files can have, and for what cannot be made a text.
+    """
+    written = to_json(value, fallback=str)
+    # Asked for ASCII, it takes half as long again, and next to all that is logged is ASCII.
+    return (written if written.isascii() else to_json(value, fallback=str, ensure_ascii=True)).decode()
+
+
 class JsonLine:
     """Writes a line as JSON, dated and cleaned: all that structlog is asked to do with it.
 
-    Cleaning every text takes three times as long as writing the JSON, and there is next to never anything to take
-    out. So the finished line is searched first.
+    Cleaning every text takes longer than writing the JSON, and there is next to never anything to take out. So the
+    finished line is searched first.
     """
 
     def __init__(self, redactor: Redactor, secrets: Iterable[SecretStr]) -> None:
@@ -85,13 +96,21 @@ class JsonLine:
 
     def __call__(self, logger: object, method: str, event: MutableMapping[str, Any]) -> str:
         """Return the line."""
+        now = event["timestamp"] = datetime.now(UTC)
         event["level"] = method
-        event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        line = _write_json(_name_trace(logger, method, event))
+        event = _name_trace(logger, method, event)
+        try:
+            line = _write_json(event)
+        except ValueError:
+            return self._cleaned(event, now)
         for text in self._suspicious:
             if text in line:
-                return _write_json(self._redactor(logger, method, event))
+                return self._cleaned(event, now)
         return line
+
+    def _cleaned(self, event: MutableMapping[str, Any], now: datetime) -> str:
+        event["timestamp"] = now.isoformat().replace("+00:00", "Z")
+        return _write_anything(self._redactor(None, "", event))
 
 
 def configure(

@@ -79,5 +79,5 @@ def _run(folder: Path, redis_url: str) -> None:
             check=False,
         )
     if done.returncode:
-        lines = [line for line in log.read_text(encoding="utf-8").splitlines() if '"level": "error"' in line]
+        lines = [line for line in log.read_text(encoding="utf-8").splitlines() if '"level":"error"' in line]
         raise CountFailed(os.linesep.join([*lines[-5:], done.stderr]))

@@ -3,10 +3,13 @@
 import io
 import json
 import logging
+import re
 import warnings
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from gateway.telemetry import logs
@@ -151,3 +154,58 @@ def test_a_secret_is_found_however_json_writes_it(secret):
     structlog.configure(**before)
     [line] = map(json.loads, stream.getvalue().splitlines())
     assert (line["text"], line["nested"]) == ("before [redacted] after", [{"a": "[redacted]"}])
+
+
+def written(secrets, **fields):
+    """Return a line as it is written, and what it says."""
+    line = logs.JsonLine(logs.Redactor(secrets), secrets)(None, "info", {"event": "x", **fields})
+    assert line.isascii()
+    assert "\n" not in line
+    return line, json.loads(line)
+
+
+TEXTS = st.text(st.characters(codec="utf-8") | st.sampled_from('\0\b\t\n\r"\\/\x7f\x85\u2028\U0001f511'), max_size=8)
+
+
+@given(secret=TEXTS.filter(bool), before=TEXTS, after=TEXTS)
+def test_a_line_that_was_searched_says_what_one_that_was_cleaned_would(secret, before, after):
+    secrets = [SecretStr(secret)]
+    _, line = written(secrets, text=before + secret + after, nested=[{"a": secret}])
+    cleaned = logs.Redactor(secrets)(None, "", {"text": before + secret + after, "nested": [{"a": secret}]})
+    assert {name: line[name] for name in cleaned} == cleaned
+
+
+@given(value=st.recursive(TEXTS | st.integers() | st.floats(allow_nan=False) | st.booleans() | st.none(), st.lists))
+def test_a_line_says_what_it_was_told(value):
+    _, line = written([], value=value)
+    assert line["value"] == value
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("/etc/\udcff.yaml", "/etc/\udcff.yaml"),
+        (["a", {"b": "\ud800"}], ["a", {"b": "\ud800"}]),
+        (b"\xff", "b'\\xff'"),
+        (float("inf"), float("inf")),
+        (2**70, 2**70),
+        (ValueError("a"), "a"),
+        (SecretStr("x"), "**********"),
+    ],
+)
+def test_what_is_no_proper_text_is_written_all_the_same(value, told):
+    _, line = written([], value=value)
+    assert line["value"] == told
+    assert line["timestamp"].endswith("Z")
+
+
+def test_a_secret_beside_what_is_no_proper_text_is_found():
+    _, line = written([SecretStr("s3cret")], value="\udcff s3cret qsk_abcdefghijklmnop")
+    assert line["value"] == "\udcff [redacted] [redacted]"
+
+
+@pytest.mark.parametrize("text", ["plain", "\udcff", "qsk_abcdefghijklmnop"], ids=["plain", "odd", "cleaned"])
+def test_every_line_has_one_form(text):
+    line, said = written([], text=text)
+    assert line == json.dumps(said, separators=(",", ":"))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z", said["timestamp"])
