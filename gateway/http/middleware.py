@@ -88,32 +88,31 @@ class RequestRecord:
             return
         traceparent = headers.first_of(scope, b"traceparent")
         with root(self._tracer, "request", kind="server", traceparent=traceparent) as request:
-            await self._answer(scope, receive, send, request)
+            record = open_record()
+            started = self._clock.monotonic()
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._metrics.http_requests_in_flight.inc()
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                self._metrics.http_requests_in_flight.dec()
+                self._tell(scope, request, method, self._clock.monotonic() - started, record)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, request: Span) -> None:
-        record = open_record()
-        started = self._clock.monotonic()
-        method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._metrics.http_requests_in_flight.inc()
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            self._metrics.http_requests_in_flight.dec()
-            seconds = self._clock.monotonic() - started
-            status = scope["state"].get("status", _CLIENT_GONE)
-            route = _route(scope)
-            self._count(route, method, status, seconds, record)
-            if self._tracer is not None:
-                _describe(request, route, method, status, record)
-            log.info(
-                "request",
-                request_id=scope["state"]["request_id"],
-                method=method,
-                route=route,
-                status=status,
-                duration_ms=round(seconds * 1000, 1),
-                **record,
-            )
+    def _tell(self, scope: Scope, request: Span, method: str, seconds: float, record: Mapping[str, object]) -> None:
+        status = scope["state"].get("status", _CLIENT_GONE)
+        route = _route(scope)
+        self._count(route, method, status, seconds, record)
+        if self._tracer is not None:
+            _describe(request, route, method, status, record)
+        log.info(
+            "request",
+            request_id=scope["state"]["request_id"],
+            method=method,
+            route=route,
+            status=status,
+            duration_ms=round(seconds * 1000, 1),
+            **record,
+        )
 
     def _count(self, route: str, method: str, status: int, seconds: float, record: Mapping[str, object]) -> None:
         labels = route, method, str(status)
