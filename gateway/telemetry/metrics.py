@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from itertools import product
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry
 
 from gateway import __version__
 from gateway.config import EventName
 from gateway.errors import UpstreamError, problem_types
-from gateway.telemetry.series import Counter, Histogram, Series
+from gateway.telemetry.series import Counter, Gauge, Histogram, Series
 
 HTTP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 """From a refusal (well under a millisecond) to the default upstream deadline of 10 s."""

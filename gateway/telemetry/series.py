@@ -1,4 +1,4 @@
-"""Counters and histograms as prometheus-client has them, cheaper for what every request touches.
+"""Counters, gauges and histograms as prometheus-client has them, cheaper for what every request touches.
 
 A cached read counts nine times. Asking each time whether a metric has the labels it needs, taking a lock, walking over
 the buckets: an increment took 0.5 µs with all that and an observation 1.1, and they take 0.2 and 0.5 without.
@@ -28,6 +28,18 @@ class Counter(prometheus_client.Counter):
     def inc(self, amount: float = 1, exemplar: dict[str, str] | None = None) -> None:
         """Count."""
         self._value.inc(amount)
+
+
+class Gauge(prometheus_client.Gauge):
+    """A gauge. One with labels must be asked for a series first; one that shows the most recent may only be set."""
+
+    def inc(self, amount: float = 1) -> None:
+        """Add."""
+        self._value.inc(amount)
+
+    def dec(self, amount: float = 1) -> None:
+        """Take away."""
+        self._value.inc(-amount)
 
 
 class Histogram(prometheus_client.Histogram):

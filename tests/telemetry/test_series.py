@@ -1,4 +1,4 @@
-"""Counters and histograms that cost less than prometheus-client's, and count as they do."""
+"""Counters, gauges and histograms that cost less than prometheus-client's, and count as they do."""
 
 import prometheus_client
 import pytest
@@ -14,10 +14,13 @@ BOUNDS = (0.001, 0.01, 0.5, 10)
 def shown(kinds, observed):
     registry = CollectorRegistry()
     counter = kinds.Counter("asked", "", ["by"], registry=registry).labels("a")
+    gauge = kinds.Gauge("open", "", ["by"], registry=registry).labels("a")
     histogram = kinds.Histogram("took", "", ["by"], buckets=BOUNDS, registry=registry).labels("a")
     for amount in observed:
         counter.inc()
         counter.inc(amount)
+        gauge.inc(amount)
+        gauge.dec()
         histogram.observe(amount)
     return [line for line in generate_latest(registry).splitlines() if b"_created" not in line]
 
