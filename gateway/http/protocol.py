@@ -1,9 +1,18 @@
 """Bounds that uvicorn does not set: on a request's head, on its time, and on callers that take no answer."""
 
 import asyncio
-from typing import cast
+from functools import lru_cache
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_RE,
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from gateway.http.answer import NO_CONTENT
 
 MOST_HEAD_BYTES = 32 * 1024
 REQUEST_SECONDS = 10.0
@@ -16,41 +25,92 @@ _TOO_LARGE = (
     b"content-type: application/problem+json\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 )
 
+_CLOSE = (b"connection", b"close")
+_BYTES = [bytes([byte]) for byte in range(256)]
+_IN_NAMES = b"".join(byte for byte in _BYTES if not HEADER_RE.search(byte) and not byte.isupper())
+_IN_VALUES = b"".join(byte for byte in _BYTES if not HEADER_VALUE_RE.search(byte))
+"""The bytes that uvicorn takes in names and in values of headers; of letters in names, the lower-case ones only."""
+_FRAMING = frozenset({b"connection", b"transfer-encoding"})
+"""Headers by which uvicorn goes about an answer in another way."""
 
-class _HeadWithBody:
-    """A transport that holds an answer's head back for what follows in the same turn of the event loop.
 
-    uvicorn writes head and body apart. Together they are one system call and one packet; the second was a
-    fifteenth of what a cached read costs.
+@lru_cache(256)
+def _are_plain(names: tuple[bytes, ...]) -> bool:
+    """Tell whether headers of these names can be written as they are. There are few such rows."""
+    return _FRAMING.isdisjoint(names) and not b"".join(names).translate(None, _IN_NAMES)
+
+
+class _Cycle(RequestResponseCycle):
+    """One request and its answer; an answer whose head names its length goes out in one piece.
+
+    uvicorn writes head and body apart, and looks at each header by itself. Together they are one system call and one
+    packet, and a head made as a whole takes 5 µs instead of 14 for the dozen headers of a cached read. Whatever is
+    unusual, and all mistakes, are left to uvicorn: it goes on after the head that was held back. If no body comes after
+    all, nothing of the answer goes out before the connection ends.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._head: bytes | None = None
-        self._is_begun = False
-        self.is_closing = transport.is_closing
+    _head: bytes | None = None
+    """What is held back until its body comes."""
 
-    def write(self, data: bytes) -> None:
-        """Hold back what comes first, for no longer than this turn; write all else at once."""
-        if not self._is_begun:
-            self._is_begun, self._head = True, data
-            self._loop.call_soon(self._flush)
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send a part of the answer."""
+        if self.disconnected:
+            return
+        if self.flow.write_paused:
+            pass
         elif self._head is not None:
+            if self._end(self._head, message):
+                return
+        elif not self.response_started:
+            self._head = self._plain_head(message)
+            if self._head is not None:
+                self.response_started = True
+                self.waiting_for_100_continue = False
+                return
+        if self._head is not None:
             head, self._head = self._head, None
-            self._transport.write(head + data)
-        else:
-            self._transport.write(data)
+            self.transport.write(head)
+        await super().send(message)
 
-    def close(self) -> None:
-        """Close once all is written."""
-        self._flush()
-        self._transport.close()
+    def _plain_head(self, message: ASGISendEvent) -> bytes | None:
+        """Make the head of an answer of known length, and expect that much; None if there is more to it."""
+        if message["type"] != "http.response.start" or self.access_log:
+            return None
+        status = message["status"]
+        headers = [*self.default_headers, *message.get("headers", ())]
+        fields = dict(headers)
+        length = fields.get(b"content-length", b"0" if status in NO_CONTENT else b"")
+        if (
+            not length.isdigit()
+            or len(fields) != len(headers)
+            or not _are_plain(tuple(fields))
+            or b"".join(fields.values()).translate(None, _IN_VALUES)
+        ):
+            return None
+        self.chunked_encoding = False
+        self.expected_content_length = int(length)
+        if not self.keep_alive:
+            headers.append(_CLOSE)
+        return STATUS_LINE[status] + b"\r\n".join([b": ".join(header) for header in headers]) + b"\r\n\r\n"
 
-    def _flush(self) -> None:
-        head, self._head = self._head, None
-        if head is not None and not self._transport.is_closing():
-            self._transport.write(head)
+    def _end(self, head: bytes, message: ASGISendEvent) -> bool:
+        """Send the whole answer, if this is the whole body that its head tells of."""
+        if message["type"] != "http.response.body" or message.get("more_body", False):
+            return False
+        body = message.get("body", b"")
+        if self.scope["method"] == "HEAD":
+            body = b""
+        elif len(body) != self.expected_content_length:
+            return False
+        self._head = None
+        self.expected_content_length = 0
+        self.transport.write(head + body)
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+        return True
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -65,6 +125,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _in_head = True
     _late_at: float | None = None
     """When the request that is coming in has taken too long, on the loop's clock; None while none is."""
+    _idle_at: float | None = None
+    """When the connection, on which nothing is under way, has been kept for long enough; None while something is."""
     _timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
 
@@ -84,6 +146,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count what arrives while a head is incomplete, before any of it is kept."""
+        self._idle_at = None
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD_BYTES + len(data):
@@ -102,12 +165,22 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._in_head = False
         super().on_headers_complete()
         if self.cycle is not None:
-            self.cycle.transport = cast("asyncio.Transport", _HeadWithBody(self.transport, self.loop))
+            self.cycle.__class__ = _Cycle  # uvicorn names its own where it makes it; none has sent anything yet
 
     def on_message_complete(self) -> None:
         """Stop the time: the request is here."""
         self._late_at = None
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Start the time for which the connection is kept; go on with a request that has come already."""
+        if self.pipeline:
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            self._idle_at = self.loop.time() + self.timeout_keep_alive
 
     def pause_writing(self) -> None:
         """Watch whether the caller goes on to take its answer."""
@@ -139,12 +212,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._late_at = self.loop.time() + REQUEST_SECONDS
 
     def _watch_caller(self) -> None:
-        """Close the connection if a request is late, else look again when the next could be.
+        """Close the connection if a request is late, or none has come for long, else look again when that could be.
 
         One timer a connection: setting and clearing one for each request costs more than reading its headers.
         """
         now = self.loop.time()
-        if self._late_at is not None and now >= self._late_at:
+        ends = [end for end in (self._late_at, self._idle_at) if end is not None]
+        if any(now >= end for end in ends):
             self.transport.close()
             return
-        self._timer = self.loop.call_at(self._late_at or now + REQUEST_SECONDS, self._watch_caller)
+        # What begins later ends no sooner.
+        soonest = now + min(REQUEST_SECONDS, self.timeout_keep_alive)
+        self._timer = self.loop.call_at(min([soonest, *ends]), self._watch_caller)

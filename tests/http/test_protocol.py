@@ -1,13 +1,19 @@
 """Callers that do not take their answers, on real sockets."""
 
 import asyncio
+import logging
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from gateway import server
 from gateway.http import protocol
 from gateway.server import Listener, bind
 
@@ -87,58 +93,121 @@ class Written:
         self.closed = True
 
 
-@pytest.fixture
-def written() -> Written:
-    return Written()
+def cycle(method: str = "GET") -> tuple[protocol._Cycle, Written]:
+    """Return a request that waits for its answer, and where that will be written."""
+    written = Written()
+    log = logging.getLogger()
+    return protocol._Cycle(
+        {"type": "http", "method": method},  # type: ignore[typeddict-item]  # all that is looked at
+        transport=written,  # type: ignore[arg-type]
+        flow=FlowControl(written),  # type: ignore[arg-type]
+        logger=log,
+        access_logger=log,
+        access_log=False,
+        default_headers=[(b"date", b"today")],
+        message_event=asyncio.Event(),
+        expect_100_continue=False,
+        keep_alive=True,
+        on_response=lambda: None,
+    ), written
 
 
-def held_back(written: Written) -> protocol._HeadWithBody:
-    return protocol._HeadWithBody(written, asyncio.get_running_loop())  # type: ignore[arg-type]  # all that it uses
+HEAD_OF_4 = b"HTTP/1.1 200 OK\r\ndate: today\r\ncontent-length: 4\r\n\r\n"
 
 
-async def test_a_head_goes_out_with_its_body(written: Written) -> None:
-    transport = held_back(written)
-    transport.write(b"head ")
-    transport.write(b"body")
-    assert written.writes == [b"head body"]
-    transport.write(b" more")
-    assert written.writes == [b"head body", b" more"]
-    await asyncio.sleep(0)
-    assert written.writes == [b"head body", b" more"]
+def start(*headers: tuple[bytes, bytes], status: int = 200) -> Any:
+    return {"type": "http.response.start", "status": status, "headers": headers}
 
 
-async def test_a_head_waits_for_no_body_longer_than_a_turn(written: Written) -> None:
-    transport = held_back(written)
-    transport.write(b"head")
+def body(data: bytes, *, more: bool = False) -> Any:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+async def test_a_head_goes_out_with_its_body() -> None:
+    answer, written = cycle()
+    await answer.send(start((b"content-length", b"4")))
     assert written.writes == []
-    await asyncio.sleep(0)
-    assert written.writes == [b"head"]
-    transport.write(b"event")
-    assert written.writes == [b"head", b"event"]
+    await answer.send(body(b"body"))
+    assert written.writes == [HEAD_OF_4 + b"body"]
+    with pytest.raises(RuntimeError, match="after response already completed"):
+        await answer.send(body(b""))
 
 
-async def test_closing_loses_no_head(written: Written) -> None:
-    transport = held_back(written)
-    transport.write(b"head")
-    transport.close()
-    assert (written.writes, written.closed) == ([b"head"], True)
+async def test_the_head_of_an_answer_without_a_length_waits_for_nothing() -> None:
+    answer, written = cycle()
+    await answer.send(start())
+    assert [part.partition(b"\r\n")[0] for part in written.writes] == [b"HTTP/1.1 200 OK"]
 
 
-async def serve_raw(app, requests: bytes) -> bytes:
-    """Send bytes to an application over a socket, and return all that comes until it closes."""
+@pytest.mark.parametrize("wrong", [start(), body(b"longer than 4"), body(b"")])
+async def test_a_mistake_loses_no_head(wrong: Any) -> None:
+    answer, written = cycle()
+    await answer.send(start((b"content-length", b"4")))
+    with pytest.raises(RuntimeError):
+        await answer.send(wrong)
+    assert written.writes[0] == HEAD_OF_4
+
+
+async def test_a_body_in_parts_follows_its_head() -> None:
+    answer, written = cycle()
+    await answer.send(start((b"content-length", b"4")))
+    await answer.send(body(b"bo", more=True))
+    await answer.send(body(b"dy"))
+    assert written.writes == [HEAD_OF_4, b"bo", b"dy"]
+
+
+async def test_a_whole_answer_waits_while_the_caller_takes_nothing() -> None:
+    for held in (False, True):
+        answer, written = cycle()
+        parts = [start((b"content-length", b"4")), body(b"body")]
+        if held:
+            await answer.send(parts.pop(0))
+        answer.flow.pause_writing()
+        waiting = asyncio.create_task(answer.send(parts.pop(0)))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        answer.flow.resume_writing()
+        await waiting
+        for part in parts:
+            await answer.send(part)
+        assert written.writes == [HEAD_OF_4, b"body"]
+
+
+async def test_nothing_is_written_for_a_caller_who_is_gone() -> None:
+    answer, written = cycle()
+    await answer.send(start((b"content-length", b"4")))
+    answer.disconnected = True
+    await answer.send(body(b"body"))
+    assert written.writes == []
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp) -> AsyncIterator[tuple[str, int]]:
+    """Serve an application; yield its address."""
     sock = bind("127.0.0.1", 0)
     listener = Listener(app, sock, lifespan=False, grace=0)
     serving = asyncio.create_task(listener.run_until_stopped())
     try:
-        reader, writer = await asyncio.open_connection(*sock.getsockname())
-        writer.write(requests)
-        async with asyncio.timeout(10):
-            answer = await reader.read()
-        writer.close()
-        return answer
+        yield sock.getsockname()
     finally:
         listener.should_exit = True
         await serving
+
+
+async def sent(address: tuple[str, int], requests: bytes) -> bytes:
+    """Send bytes over a socket, and return all that comes until it closes."""
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(requests)
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def serve_raw(app: ASGIApp, requests: bytes) -> bytes:
+    """Send bytes to an application over a socket, and return all that comes until it closes."""
+    async with listening(app) as address:
+        return await sent(address, requests)
 
 
 async def echo_path(scope: Scope, receive: Receive, send: Send) -> None:
@@ -168,3 +237,87 @@ async def test_an_answer_to_head_and_one_without_a_body_go_out_too() -> None:
     answer = await serve_raw(echo_path, b"HEAD /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.endswith(b"\r\n\r\n")
+
+
+ANSWERS: dict[str, list[Message]] = {
+    "plain": [start((b"content-type", b"text/plain"), (b"content-length", b"4")), body(b"body")],
+    "in parts": [start((b"content-length", b"4")), body(b"bo", more=True), body(b"dy")],
+    "chunked": [start((b"content-type", b"text/plain")), body(b"bo", more=True), body(b"dy")],
+    "chunked by name": [start((b"transfer-encoding", b"chunked")), body(b"body")],
+    "empty": [start((b"content-length", b"0")), body(b"")],
+    "no body named": [start((b"content-length", b"0")), {"type": "http.response.body"}],
+    "204": [start(status=204), body(b"")],
+    "304": [start((b"etag", b'"a"'), status=304), body(b"")],
+    "status of nobody's": [start((b"content-length", b"4"), status=299), body(b"body")],
+    "capitals": [start((b"Content-Length", b"4"), (b"X-A", b"B")), body(b"body")],
+    "one name twice": [start((b"vary", b"a"), (b"vary", b"b"), (b"content-length", b"4")), body(b"body")],
+    "two lengths": [start((b"content-length", b"4"), (b"content-length", b"5")), body(b"body")],
+    "closing": [start((b"content-length", b"4"), (b"connection", b"close")), body(b"body")],
+    "keeping": [start((b"content-length", b"4"), (b"connection", b"keep-alive")), body(b"body")],
+    "a tab and latin-1": [start((b"x-a", b"\t\xe9"), (b"content-length", b"4")), body(b"body")],
+    "a name with a line end": [start((b"x-a\r\nx-b", b"c"), (b"content-length", b"4")), body(b"body")],
+    "a value with a line end": [start((b"x-a", b"c\r\nx-b: d"), (b"content-length", b"4")), body(b"body")],
+    "a value with a NUL": [start((b"x-a", b"\0"), (b"content-length", b"4")), body(b"body")],
+    "no number": [start((b"content-length", b"four")), body(b"body")],
+    "too long": [start((b"content-length", b"3")), body(b"body")],
+    "too short": [start((b"content-length", b"5")), body(b"body")],
+    "no start": [body(b"body")],
+    "two starts": [start((b"content-length", b"4")), start(), body(b"body")],
+    "more than its end": [start((b"content-length", b"4")), body(b"body"), body(b"")],
+    "nothing": [],
+}
+REQUESTS = {
+    "get": b"GET <path> HTTP/1.1\r\nHost: x\r\n\r\nGET <path> HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    "head": b"HEAD <path> HTTP/1.1\r\nHost: x\r\n\r\nHEAD <path> HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    "http 1.0": b"GET <path> HTTP/1.0\r\n\r\n",
+    "expecting": b"POST <path> HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: 2\r\n\r\nab",
+}
+
+
+async def give(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["method"] == "POST":
+        await receive()
+    for message in ANSWERS[scope["path"][1:]]:
+        await send(dict(message))
+
+
+async def answers_to(request_: bytes) -> dict[str, bytes]:
+    """Return all that comes for each of the answers, whenever it came."""
+    async with listening(give) as address:
+        return {
+            name: re.sub(rb"date: [^\r]*", b"date: today", await sent(address, request_.replace(b"<path>", path)))
+            for name in ANSWERS
+            for path in [b"/" + name.replace(" ", "%20").encode()]
+        }
+
+
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS.keys())
+async def test_every_answer_goes_out_as_uvicorns_own_does(request_: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = await answers_to(request_)
+    monkeypatch.setattr(protocol, "_Cycle", RequestResponseCycle)
+    assert ours == await answers_to(request_)
+
+
+async def test_an_answer_whose_body_never_comes_is_none() -> None:
+    async def begin(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start((b"content-length", b"4")))
+
+    assert await serve_raw(begin, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") == b""
+
+
+async def test_a_connection_without_requests_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE", 0.3)
+    started = asyncio.get_running_loop().time()
+    assert (await serve_raw(echo_path, b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")).endswith(b"/a")
+    assert 0.25 < asyncio.get_running_loop().time() - started < 5
+
+
+async def test_a_connection_with_requests_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE", 0.4)
+    async with listening(echo_path) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        for _ in range(4):
+            writer.write(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.readuntil(b"/a")).startswith(b"HTTP/1.1 200")
+            await asyncio.sleep(0.2)
+        writer.close()
