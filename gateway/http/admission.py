@@ -5,7 +5,7 @@ step, so that one visitor cannot spend the shop's share. What only looks like th
 refused) costs the address alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from gateway.access.addresses import client_address, subject
 from gateway.access.limits import Limit, client_limit, ip_limit
@@ -35,14 +35,13 @@ def address_of(call: Call) -> str:
     return subject(source_of(call))
 
 
-async def admit(call: Call, client: Client) -> None:
+def admit(call: Call, client: Client) -> Awaitable[None]:
     """Count a request of `client`; raise `RateLimited` if it is one too many."""
     limit = client_limit(client.id, client.rate_limit)
     if isinstance(client, PublishableKeyClient):
-        await _take(call, [_of_address(call, client), limit])
-    else:
-        # Told to servers only: to a page they would say how busy the shop is.
-        await _take(call, [limit], tell=True)
+        return _take(call, [_of_address(call, client), limit])
+    # Told to servers only: to a page they would say how busy the shop is.
+    return _take(call, [limit], tell=True)
 
 
 async def admit_refused(call: Call, client: PublishableKeyClient | None) -> None:

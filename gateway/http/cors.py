@@ -6,6 +6,8 @@ was refused. Credentials (cookies) are never allowed. None of this protects the 
 quote are checked by `http/authentication.py`, whatever a browser would do.
 """
 
+from collections.abc import Awaitable
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -35,31 +37,28 @@ class Cors:
         self._services = services
         self._problems = problems
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         scope["state"]["answer_headers"].append(_VARY)
         origins = headers.all_of(scope, b"origin")
         if len(origins) != 1:  # no page asks
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         [origin] = origins
 
-        async def send_readable(message: Message) -> None:
+        def send_readable(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 # What is public to all pages says so itself.
                 is_public = any(name == _ALLOW_ORIGIN for name, _ in message["headers"])
                 if not is_public and self._may_read(scope, origin):
                     allowed = [(_ALLOW_ORIGIN, origin.encode("latin-1")), _EXPOSED]
                     message["headers"] = [*message["headers"], *allowed]
-            await send(message)
+            return send(message)
 
         if scope["method"] == "OPTIONS" and headers.first_of(scope, b"access-control-request-method") is not None:
-            await self._preflight(scope, origin)(scope, receive, send_readable)
-        else:
-            await self._app(scope, receive, send_readable)
+            return self._preflight(scope, origin)(scope, receive, send_readable)
+        return self._app(scope, receive, send_readable)
 
     def _preflight(self, scope: Scope, origin: str) -> Response:
         if not self._services.origins.allows_anyone(origin):

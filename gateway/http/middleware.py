@@ -1,10 +1,12 @@
 """What happens around every request, as small pure-ASGI classes, outermost first.
 
-Not Starlette's `BaseHTTPMiddleware`: it costs a task group a request and breaks cancellation.
+Not Starlette's `BaseHTTPMiddleware`: it costs a task group a request and breaks cancellation. What only looks at a
+request or at a message, and hands it on, is a plain function that returns what is to be awaited: a coroutine of its own
+would have to be made, and gone through each time the request goes on.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
@@ -56,11 +58,11 @@ class AnswerHeaders:
         request_id = state["request_id"] = given if _REQUEST_ID.fullmatch(given) else self._clock.token_hex(16)
         answer_headers = state["answer_headers"] = [(b"x-request-id", request_id.encode()), _NOSNIFF]
 
-        async def send_with_headers(message: Message) -> None:
+        def send_with_headers(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 state["status"] = message["status"]
                 message["headers"] = self._complete([*message["headers"], *answer_headers])
-            await send(message)
+            return send(message)
 
         await self._app(scope, receive, send_with_headers)
 
@@ -175,22 +177,21 @@ class HeadAsGet:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one request."""
         if scope["type"] != "http" or scope["method"] != "HEAD":
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         scope["method"] = "GET"
         scope["state"]["is_head"] = True
 
-        async def send_without_body(message: Message) -> None:
+        def send_without_body(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 scope["method"] = "HEAD"  # the server looks here too, to know that no body will come
             else:
                 message = {**message, "body": b""}
-            await send(message)
+            return send(message)
 
-        await self._app(scope, receive, send_without_body)
+        return self._app(scope, receive, send_without_body)
 
 
 def _route(scope: Scope) -> str:
