@@ -29,7 +29,7 @@ router = APIRouter(
 class RateQuery(BaseModel):
     """Which fiat currency the rate is in."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     currency: CurrencyCode
 

@@ -16,6 +16,13 @@ from gateway.http.parameters import Parameters
 from gateway.http.schemas import CoinCode, CurrencyCode
 
 
+class FrozenPair(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    currency: CurrencyCode
+    page: int = 0
+
+
 class Pair(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -25,6 +32,11 @@ class Pair(BaseModel):
 
 async def route(
     call: object, coin: Annotated[CoinCode, Path(alias="cryptocurrency")], query: Annotated[Pair, Query()]
+) -> None: ...
+
+
+async def frozen(
+    call: object, coin: Annotated[CoinCode, Path(alias="cryptocurrency")], query: Annotated[FrozenPair, Query()]
 ) -> None: ...
 
 
@@ -88,3 +100,42 @@ def test_an_encoded_query_is_read_as_the_standard_library_does(pairs: list[tuple
 @given(st.text(alphabet="ab=&%+;é\x00 41", max_size=20))
 def test_any_query_is_read_as_the_standard_library_does(text: str) -> None:
     assert parameters._pairs(text.encode("latin-1")) == parse_qsl(text, keep_blank_values=True)
+
+
+REMEMBERING, FORGETFUL = parameters_of(frozen), parameters_of(route)
+QUERIES = st.lists(
+    st.sampled_from(
+        ["currency=usd", "currency=USD", "%63urrency=usd", "page=1", "page=01", "page=x", "other=1", "", "&"]
+    )
+).map("&".join)
+
+
+def outcome(parameters: Parameters, coin: str, query: str) -> object:
+    try:
+        arguments = parameters.read({"cryptocurrency": coin}, query.encode())
+    except ValidationFailed as error:
+        return error.faults
+    return {**arguments, "query": arguments["query"].model_dump()}
+
+
+@given(st.lists(st.tuples(st.sampled_from(["btc", "BTC", "b t", "eth"]), QUERIES), max_size=10))
+def test_what_is_remembered_is_what_would_be_read(requests: list[tuple[str, str]]) -> None:
+    for coin, query in [*requests, *requests]:
+        assert outcome(REMEMBERING, coin, query) == outcome(FORGETFUL, coin, query)
+
+
+def test_a_query_is_only_remembered_if_it_is_short_and_its_model_cannot_change() -> None:
+    def is_same(parameters: Parameters, query: bytes) -> bool:
+        one, other = (parameters.read({"cryptocurrency": "btc"}, query)["query"] for _ in range(2))
+        return one is other
+
+    assert is_same(REMEMBERING, b"currency=usd")
+    assert not is_same(REMEMBERING, b"currency=usd" + b"&" * 100)
+    assert not is_same(FORGETFUL, b"currency=usd")
+
+
+def test_only_so_many_queries_are_remembered() -> None:
+    remembering = parameters_of(frozen)
+    for page in range(2000):
+        remembering.read({"cryptocurrency": "btc"}, b"currency=usd&page=%d" % page)
+    assert remembering._read_once.cache_info().currsize == 1024
