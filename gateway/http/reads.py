@@ -6,8 +6,7 @@ are (RFC 9111), whether the caller has them already (RFC 9110 §13), and whether
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import Header
 from pydantic import BaseModel
@@ -34,8 +33,7 @@ _REFUSED = b"!"
 _VOLATILE = "retrieved_at"
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """An answer as it will be sent, and a validator that changes when what matters in it does."""
 
     body: bytes
@@ -58,8 +56,7 @@ class Document:
         return cls(body, etag)
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """What was found, and how."""
 
     document: Document
@@ -70,8 +67,7 @@ class Read:
         return Read(Document.of(model), self.found)
 
 
-@dataclass(frozen=True, slots=True)
-class Reads:
+class Reads(NamedTuple):
     """The reads that one request makes."""
 
     call: Call
@@ -110,16 +106,19 @@ class Reads:
 
     def answer(self, read: Read) -> Response:
         """Answer with a read, or with 304 if the caller has it. The caller is authorized by now."""
-        headers = [(b"cache-status", self._cache_status(read.found).encode())]
-        if read.found.fresh_for:
+        found, document = read.found, read.document
+        headers = [(b"cache-status", self._cache_status(found).encode())]
+        if found.fresh_for:
             headers += (
-                (b"cache-control", b"private, max-age=%.0f" % read.found.fresh_for),
-                (b"age", b"%.0f" % read.found.age),
-                (b"etag", read.document.etag),
+                (b"cache-control", b"private, max-age=%d" % round(found.fresh_for)),
+                (b"age", b"%d" % round(found.age)),
+                (b"etag", document.etag),
             )
-            if has_it(first_of(self.call.scope, b"if-none-match"), read.document.etag.decode()):
+            given = first_of(self.call.scope, b"if-none-match")
+            if given is not None and has_it(given, document.etag.decode()):
                 return Answer(304, headers)
-        return Answer(200, [*headers, JSON], read.document.body)
+        headers.append(JSON)
+        return Answer(200, headers, document.body)
 
     def _key(self, function: Function[Any], kind: str, parameters: Mapping[str, str]) -> CacheKey:
         # As Python writes a dict of texts: quoted, so that no two read alike, and in the order of the route.

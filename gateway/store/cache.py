@@ -15,7 +15,8 @@ everything the value depends on: the account, the function, its parameters and w
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from gateway.clock import Clock
 from gateway.errors import (
@@ -52,8 +53,7 @@ _UNWELL = (
 """Failures that say nothing of what was asked: a stale answer is better. The others are answers themselves."""
 
 
-@dataclass(frozen=True, slots=True)
-class CacheKey:
+class CacheKey(NamedTuple):
     """What is read."""
 
     function: str
@@ -62,8 +62,7 @@ class CacheKey:
     """Names everything that the value depends on. It never leaves the process: Redis sees its hash."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """A value, where it came from and how old it is."""
 
     value: bytes
@@ -135,8 +134,9 @@ class Cache:
         if entry is None:
             return None
         now = self._clock.monotonic()
-        if entry.is_fresh(now, wanted):
-            return Found(entry.value, Served.HIT, entry.age(now), entry.lifetime(wanted))
+        age, lifetime = entry.age(now), entry.lifetime(wanted)
+        if age < lifetime:
+            return Found(entry.value, Served.HIT, age, lifetime)
         if entry.is_resting(now) and entry.is_usable(now, wanted):
             return self._found(entry, wanted, Served.STALE, failure=entry.failure, attempted=False)
         return None
