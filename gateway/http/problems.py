@@ -36,9 +36,11 @@ from gateway.errors import (
     ValidationFailed,
     problem_types,
 )
+from gateway.http.answer import Answer
 from gateway.telemetry.logs import annotate
 
 MEDIA_TYPE = "application/problem+json"
+_CONTENT_TYPE = (b"content-type", MEDIA_TYPE.encode())
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode  # once: `json.dumps` would each time
 _MOST_FAULTS = 20
 _LONGEST_PLACE = 120
@@ -96,16 +98,16 @@ class Problems:
         }
         if error.faults:
             document["errors"] = [_fault(fault) for fault in error.faults[:_MOST_FAULTS]]
-        headers = dict(error.headers)
+        headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in error.headers.items()]
         if error.retry_after is not None:
             document["retry_after"] = error.retry_after
-            headers["Retry-After"] = str(error.retry_after)
+            headers.append((b"retry-after", b"%d" % error.retry_after))
         if error.outcome is not None:
             document["outcome"] = error.outcome
         if error.upstream_code is not None:
             document["upstream_code"] = error.upstream_code
         # ASCII on the wire: a name that the caller invented may hold what UTF-8 cannot carry.
-        return Response(_encode(document), status_code=error.status, headers=headers, media_type=MEDIA_TYPE)
+        return Answer(error.status, [*headers, _CONTENT_TYPE], _encode(document).encode())
 
     async def on_gateway_error(self, request: Request, error: Exception) -> Response:
         """Handle our own errors."""
