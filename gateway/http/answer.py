@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 NO_CONTENT = frozenset({204, 304})
 
@@ -18,3 +19,8 @@ class Answer(Response):
         self.raw_headers = [*headers]
         if status not in NO_CONTENT:
             self.raw_headers.append((b"content-length", b"%d" % len(body)))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it: over HTTP, and with nothing to be done after."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body})
