@@ -57,7 +57,8 @@ class Batches(Generic[Question, Answer]):
                 self._start(group)
 
     async def _ask_for_all(self, group: str) -> None:
-        waiting = [one for one in self._waiting.pop(group) if not one[1].done()]
+        # Where the loop was busy for longer than `PATIENCE`, the next batch has started before and took them along.
+        waiting = [one for one in self._waiting.pop(group, ()) if not one[1].done()]
         if len(waiting) > self._most:
             self._waiting[group] = waiting[self._most :]
             del waiting[self._most :]

@@ -1,9 +1,12 @@
 """Questions asked together: who gets which answer, who fails with whom, who leaves whom alone."""
 
 import asyncio
+import gc
+import time
 from collections.abc import Sequence
 
 import pytest
+import uvloop
 
 from gateway.store.batch import PATIENCE, Batches
 
@@ -140,3 +143,20 @@ async def test_who_gave_up_before_the_turn_is_not_asked_for() -> None:
     assert await first == 2
     await turn()
     assert redis.batches == [[1]]
+
+
+def test_a_loop_that_stood_still_starts_no_batch_twice() -> None:
+    async def stand_still() -> None:
+        failures: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        redis = Redis()
+        asked = asyncio.create_task(Batches(redis.ask, most=10).ask(1))
+        await asyncio.sleep(0)
+        time.sleep(2 * PATIENCE)  # noqa: ASYNC251 - it is the loop that stands still
+        assert await asked == 2
+        await turn()
+        gc.collect()  # tells of a task's failure that nobody asked for
+        assert failures == []
+        assert redis.batches == [[1]]
+
+    uvloop.run(stand_still())  # whose timers come before what is ready, as asyncio's own do not
