@@ -1,4 +1,9 @@
-"""redis-py's clients as we want them: no retries, short time-outs, and the same whatever Redis is behind them."""
+"""redis-py's clients as we want them: no retries, short time-outs, and the same whatever Redis is behind them.
+
+How long a command may take is for whoever sends it to say (`Store`): redis-py starts a task for each write and a timer
+for each reply to keep a time-out of its own, which is half of what a command costs this process. Only a cluster's
+client, which asks several servers in turn, keeps one.
+"""
 
 from typing import Any, TypeAlias
 
@@ -14,7 +19,7 @@ from gateway.store.address import Address
 RedisClient: TypeAlias = Redis | RedisCluster
 
 DEADLINE = 0.1
-"""Seconds that a request may wait for Redis (interface §7), and that a socket may."""
+"""Seconds that a request may wait for Redis (interface §7), and that a connection may take to be made."""
 MOST_CONNECTIONS = 64
 """To one server."""
 
@@ -22,8 +27,9 @@ MOST_CONNECTIONS = 64
 def connect(url: SecretStr | str, *, deadline: float = DEADLINE) -> RedisClient:
     """Make a client for `redis://`, `rediss://`, `unix://`, `redis+cluster://` or `redis+sentinel://`.
 
-    `deadline`: seconds that a socket waits. Nothing is sent until the first command. Raises `ValueError`, without the
-    URL in it, if it cannot be read. The client never retries: redis-py's default waits 3.3 s on a dead server.
+    `deadline`: seconds that a connection may take to be made, and that a cluster's node or a sentinel has for a reply.
+    Nothing is sent until the first command. Raises `ValueError`, without the URL in it, if it cannot be read. The
+    client never retries: redis-py's default waits 3.3 s on a dead server.
     """
     address = Address.parse(url)
     sockets: dict[str, Any] = {
@@ -45,6 +51,7 @@ def connect(url: SecretStr | str, *, deadline: float = DEADLINE) -> RedisClient:
         # The configured names stay the way in: the addresses behind them change when a cluster is restarted.
         return RedisCluster(startup_nodes=nodes, dynamic_startup_nodes=False, **options)
     options["db"] = address.db
+    options["socket_timeout"] = None  # see above
     if address.scheme == "redis+sentinel":
         login = {name: address.options.get(f"sentinel_{name}") for name in ("username", "password")}
         sentinels = Sentinel(address.hosts, sentinel_kwargs={**sockets, **login}, **options)  # type: ignore[no-untyped-call]  # redis-py has no types here

