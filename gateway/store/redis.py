@@ -34,7 +34,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 
 from gateway.clock import Clock
 from gateway.errors import StorageUnavailable
-from gateway.store.cancellation import kept_cancellation
+from gateway.store.cancellation import KeptCancellation
 from gateway.store.client import DEADLINE, RedisClient
 from gateway.store.pipeline import SharedPipeline
 from gateway.store.replication import NotReplicated, Replication
@@ -175,7 +175,7 @@ class Store:
         fault: Exception
         try:
             # redis-py closes a connection whose command is cancelled, which is how the deadline ends one.
-            with kept_cancellation():
+            with KeptCancellation():
                 async with asyncio.timeout(self._deadline), self._slots:
                     await self._settle_doubt()  # it may have come up while waiting for a slot
                     return await command(self._commands)
@@ -263,7 +263,7 @@ class Store:
     async def _fault(self) -> str | None:
         """Return the name of what is wrong with Redis, or None."""
         try:
-            with kept_cancellation():
+            with KeptCancellation():
                 async with asyncio.timeout(PROBE_DEADLINE):
                     await self._try()
         except Exception as error:
