@@ -19,6 +19,8 @@ from redis.crc import key_slot
 from gateway.clock import SystemClock
 from gateway.errors import StorageUnavailable, UpstreamBudgetExhausted
 from gateway.quantapay.budget import Budget, BudgetState, SharedBudget, Unmetered
+from gateway.quantapay.budget.ledger import MOST_AT_ONCE
+from gateway.quantapay.budget.share import Grant
 from gateway.quantapay.urgency import Urgency
 from gateway.quota import Quota
 from gateway.store.client import DEADLINE, connect
@@ -459,6 +461,69 @@ async def test_a_single_process_has_all_of_a_fresh_budget_at_once(valkey: Valkey
         assert (await asyncio.gather(*takes)).count(None) == 90
 
 
+async def test_asks_of_one_moment_share_a_script_and_each_gets_its_own_answer(valkey: ValkeyServer) -> None:
+    async with world_of(valkey, processes=1) as world:
+        [process] = world.processes
+        before = scripts_run(world)
+        urgencies = [BACKGROUND] * 19 + [READ] * 3 + [URGENT] * 2
+        refusals = await asyncio.gather(*(world.take(process, urgency) for urgency in urgencies))
+        assert scripts_run(world) - before == 1
+        assert [number for number, refusal in enumerate(refusals) if refusal is not None] == [18]
+        assert process.gauges() == (90, 90 - 23)
+        assert world.client.zcard("qpg:{budget:acct}:all") == 23, "each grant has an id of its own"
+
+
+async def test_of_many_asks_of_one_moment_no_script_decides_too_many(valkey: ValkeyServer) -> None:
+    async with world_of(valkey, processes=1, quota="200/minute") as world:
+        [process] = world.processes
+        before = scripts_run(world)
+        refusals = await asyncio.gather(*(world.take(process, URGENT) for _ in range(2 * MOST_AT_ONCE + 1)))
+        assert scripts_run(world) - before == 3
+        assert refusals == [None] * (2 * MOST_AT_ONCE + 1)
+
+
+def scripts_run(world: World) -> int:
+    statistics: Any = world.client.info("commandstats")
+    return int(statistics["cmdstat_evalsha"]["calls"])
+
+
+@pytest.mark.parametrize("under_way", [True, False])
+async def test_who_gives_up_asking_takes_nobody_with_them(valkey: ValkeyServer, under_way: bool) -> None:
+    async with world_of(valkey, processes=1) as world:
+        [process] = world.processes
+        gone = asyncio.create_task(process.budget.take(URGENT))
+        stays = asyncio.create_task(process.budget.take(URGENT))
+        for _ in range(3 if under_way else 1):
+            await asyncio.sleep(0)
+        gone.cancel()
+        await stays
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        # A call that is cancelled while Redis decides may have been granted; nobody counts on it here.
+        assert world.client.zcard("qpg:{budget:acct}:all") == (2 if under_way else 1)
+        assert len(process.budget._share.newest(9)) == 1
+
+
+async def test_who_gives_up_while_grants_are_reported_is_granted_nothing(valkey: ValkeyServer) -> None:
+    async with world_of(valkey, processes=1) as world:
+        [process] = world.processes
+        world.client.flushall()
+        world.tell_redis()
+        process.budget._share.add(Grant("earlier", 1, world.elapsed))
+        asks = [asyncio.create_task(process.budget.take(URGENT)) for _ in range(2)]
+        ledger = process.budget._ledger
+        report = ledger._report
+
+        async def report_and_cancel(*args: Any) -> None:
+            asks[0].cancel()
+            await report(*args)
+
+        ledger._report = report_and_cancel
+        await asks[1]
+        assert asks[0].cancelled()
+        assert world.client.zcard("qpg:{budget:acct}:all") == 2
+
+
 def oracle_caps(amount: int, throttled: bool) -> dict[Urgency, int]:
     """Say what each urgency may use, counted with all that are less urgent."""
     amount = max(1, amount // 2) if throttled else amount
@@ -778,10 +843,9 @@ async def test_a_command_that_a_frozen_redis_runs_late_takes_nothing(valkey: Val
         process.budget._ledger._script = record
         assert await world.take(process, URGENT) is None
         [command] = commands
-        command[command.index(1, 7)] = 1
-        late = [part if part != command[8] else "late" for part in command]
+        command[-1] = " ".join(["late", *command[-1].split()[1:]])  # another ask
         world.move(2)
-        wait = world.client.eval(*late)[0]
+        _, _, _, wait, *_ = world.client.eval(*command)
         assert wait == -1
         assert world.client.zcard("qpg:{budget:acct}:all") == 1
 

@@ -1,11 +1,12 @@
--- The sliding log of calls to QuantaPay, over all processes (interface §2.3): look at it, or take a call from it.
+-- The sliding log of calls to QuantaPay, over all processes (interface §2.3): look at it, or take calls from it.
 --
 -- KEYS  three logs, the generation, and until when QuantaPay throttles; all in one hash slot. A log is a sorted
 --       set: a grant's id, scored by when it was granted. The logs are nested: every grant is in the first, those
 --       for reads and background work are in the second too, those for background work in the third too.
 -- ARGV  see `Ledger._send`, which writes them in this order. All times are microseconds.
--- Returns the wait (0: taken, or nothing was to be taken; -1: report your grants first, then ask again), Redis's
--- time, the generation, for how long it is still new, for how long throttled, and the size of each log.
+-- Returns Redis's time, the generation, and for how long it is still new. Then for each ask, which are decided one
+-- after the other as if they had come so: the wait (0: taken, or nothing was to be taken; -1: report your grants first,
+-- then ask again), for how long throttled, and the size of each log.
 --
 -- The generation names an unbroken memory. A new one begins when the old is gone (a flush, a restart, a failover
 -- to a server without data), when a process comes back that could not reach us, and when the clock was set forward. Each
@@ -16,21 +17,21 @@
 -- without an exponent.
 
 local LOGS = 3
-local depth = tonumber(ARGV[1])  -- into how many of the logs a grant is entered; 0 only looks
-local id = ARGV[2]
-local known = ARGV[3]            -- the generation to which the process has reported all its grants
-local in_touch = ARGV[4] == "1"  -- it never failed to reach us since
-local latest = tonumber(ARGV[5])  -- our time can be no later than this, if nobody set our clock
-local fits_share = ARGV[6] == "1"
-local throttle_for = tonumber(ARGV[7])
 -- What never changes, as one text: redis-py takes microseconds for each argument.
 local settings = {}
-for number in string.gmatch(ARGV[8], "%d+") do
+for number in string.gmatch(ARGV[1], "%d+") do
   settings[#settings + 1] = tonumber(number)
 end
 local span, new_for, longest_throttle = settings[1], settings[2], settings[3]
 local FIRST_CAP = 4     -- the cap of each log, then the cap of each while throttled
-local FIRST_REPORT = 9  -- in ARGV
+local known = ARGV[2]            -- the generation to which the process has reported all its grants
+local in_touch = ARGV[3] == "1"  -- it never failed to reach us since
+local latest = tonumber(ARGV[4])  -- our time can be no later than this, if nobody set our clock
+-- Of each ask: its id; into how many of the logs a grant is entered (0 only looks); whether it fits the process's
+-- share; for how long the process knows that QuantaPay throttles.
+local ASK = "(%S+) (%d) (%d) (%d+)"
+local asks = ARGV[5]
+local FIRST_REPORT = 6  -- in ARGV
 
 local time = redis.call("TIME")
 local now = time[1] * 1000000 + time[2]
@@ -52,7 +53,7 @@ local began = generation and tonumber(string.match(generation, "^%d+"))
 local doubted = generation == known and not (in_touch and now <= latest)
 if not generation or began > now or doubted then
   began = now
-  generation = int(now) .. ":" .. id
+  generation = int(now) .. ":" .. string.match(asks, "%S+")
   redis.call("SET", KEYS[4], generation)
 end
 local new_left = math.max(began + new_for - now, 0)
@@ -75,24 +76,26 @@ end
 
 -- The throttle: the longest that is known, but never longer than one can be.
 local kept = tonumber(redis.call("GET", KEYS[5]) or 0) - now
-local throttled = math.max(math.min(kept, longest_throttle), throttle_for, 0)
-if throttled > 0 and throttled ~= kept then
-  redis.call("SET", KEYS[5], int(now + throttled), "PX", int(math.ceil(throttled / 1000)))
-end
-local caps = {}
-for log = 1, LOGS do
-  caps[log] = settings[FIRST_CAP + log - 1 + (throttled > 0 and LOGS or 0)]
+
+local function throttled_after(throttle_for)
+  local throttled = math.max(math.min(kept, longest_throttle), throttle_for, 0)
+  if throttled > 0 and throttled ~= kept then
+    redis.call("SET", KEYS[5], int(now + throttled), "PX", int(math.ceil(throttled / 1000)))
+    kept = throttled
+  end
+  return throttled
 end
 
-local wait = 0
-if generation ~= known then
-  wait = -1
-elseif depth > 0 then
-  if new_left > 0 and not fits_share then
+local function take(id, depth, fits_share, throttled)
+  if generation ~= known then
+    return -1
+  end
+  local wait = 0
+  if depth > 0 and new_left > 0 and not fits_share then
     wait = new_left
   end
   for log = 1, depth do
-    local over = counts[log] - caps[log]
+    local over = counts[log] - settings[FIRST_CAP + log - 1 + (throttled > 0 and LOGS or 0)]
     if over >= 0 then  -- one fits again once the grant at this place, oldest first, is a span ago
       local last = redis.call("ZRANGE", KEYS[log], int(over), int(over), "WITHSCORES")
       wait = math.max(wait, tonumber(last[2]) + span - now)
@@ -104,6 +107,17 @@ elseif depth > 0 then
       counts[log] = counts[log] + 1
     end
   end
+  return wait
+end
+
+local reply = {now, generation, new_left}
+for id, depth, fits_share, throttle_for in string.gmatch(asks, ASK) do
+  local throttled = throttled_after(tonumber(throttle_for))
+  reply[#reply + 1] = take(id, tonumber(depth), fits_share == "1", throttled)
+  reply[#reply + 1] = throttled
+  for log = 1, LOGS do
+    reply[#reply + 1] = counts[log]
+  end
 end
 
 -- Nothing is forgotten that still counts, and the generation outlives two looks of an idle process.
@@ -112,4 +126,4 @@ for key = 1, LOGS + 1 do
   redis.call("PEXPIRE", KEYS[key], keep)
 end
 
-return {wait, now, generation, new_left, throttled, counts[1], counts[2], counts[3]}
+return reply
