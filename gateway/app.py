@@ -15,7 +15,8 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from gateway.access.keys import Keyring
-from gateway.access.limits import LocalLimiter, RedisLimiter
+from gateway.access.limits_local import LocalLimiter
+from gateway.access.limits_redis import RedisLimiter
 from gateway.access.origins import Origins
 from gateway.access.streams import StreamSlots
 from gateway.clock import Clock, SystemClock

@@ -8,7 +8,8 @@ each order; all others together get a part of the background's share, and the re
 import hashlib
 from collections.abc import Callable
 
-from gateway.access.limits import Limit, LocalLimiter
+from gateway.access.limits import Limit
+from gateway.access.limits_local import LocalLimiter
 from gateway.clock import Clock
 from gateway.payments.sessions import Sessions
 from gateway.quantapay.models import Transaction

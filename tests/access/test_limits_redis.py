@@ -19,7 +19,9 @@ import throttled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.access.limits import MOST_AT_ONCE, Decision, Limit, LocalLimiter, RedisLimiter, client_limit, ip_limit
+from gateway.access.limits import Decision, Limit, client_limit, ip_limit
+from gateway.access.limits_local import LocalLimiter
+from gateway.access.limits_redis import MOST_AT_ONCE, RedisLimiter
 from gateway.clock import SystemClock
 from gateway.quota import Quota
 from gateway.store.client import connect
@@ -363,7 +365,7 @@ async def test_a_remembered_refusal_ends_when_its_time_has_come_or_the_limit_is_
 
 
 async def test_refusals_are_remembered_within_bounds(valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.access.limits.MOST_REFUSALS", 5)
+    monkeypatch.setattr("gateway.access.limits_redis.MOST_REFUSALS", 5)
     async with limiter_on(valkey.url) as (limiter, _, _metrics):
         for number in range(20):
             for _ in range(2):
@@ -374,7 +376,9 @@ async def test_refusals_are_remembered_within_bounds(valkey: ValkeyServer, monke
 WORKER = """
 import asyncio, sys, time
 from redis.asyncio import Redis
-from gateway.access.limits import LocalLimiter, RedisLimiter, client_limit
+from gateway.access.limits import client_limit
+from gateway.access.limits_local import LocalLimiter
+from gateway.access.limits_redis import RedisLimiter
 from gateway.clock import SystemClock
 from gateway.quota import Quota
 from gateway.store.redis import Store

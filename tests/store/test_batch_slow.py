@@ -5,7 +5,9 @@ import time
 
 import pytest
 
-from gateway.access.limits import LocalLimiter, RedisLimiter, client_limit
+from gateway.access.limits import client_limit
+from gateway.access.limits_local import LocalLimiter
+from gateway.access.limits_redis import RedisLimiter
 from gateway.clock import SystemClock
 from gateway.quota import Quota
 from gateway.store.client import DEADLINE, connect

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.access.limits import LocalLimiter, RedisLimiter, client_limit, ip_limit
+from gateway.access.limits import client_limit, ip_limit
+from gateway.access.limits_local import LocalLimiter
+from gateway.access.limits_redis import RedisLimiter
 from gateway.access.streams import StreamSlots
 from gateway.clock import SystemClock, utc
 from gateway.errors import StorageUnavailable

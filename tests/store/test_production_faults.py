@@ -12,7 +12,9 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 import redis
 
-from gateway.access.limits import LocalLimiter, RedisLimiter, client_limit
+from gateway.access.limits import client_limit
+from gateway.access.limits_local import LocalLimiter
+from gateway.access.limits_redis import RedisLimiter
 from gateway.clock import SystemClock
 from gateway.errors import StorageUnavailable
 from gateway.quota import Quota
