@@ -12,14 +12,16 @@ result is shown while it is kept. The fingerprint says what was asked for under 
 
 A frozen Redis runs a command when it thaws, long after its sender has given up. A claim set then would block the key
 for nothing, so a claim says until when it may be set, on the server's own clock: the time in the server's last reply,
-plus what the sender waits. That reply is older than the command, so this errs towards doing nothing. The
-clock is asked for every claim anew, and not learned: claims are few, and each node of a cluster has its own.
+plus what the sender waits. That reply is older than the command, so this errs towards doing nothing. A reply
+to somebody else of this process will do, if it came no longer ago than a sender waits, since what is later than that is
+too late anyway. Otherwise, and in a cluster, where each node has its own clock, the first turn only asks.
 
 A late completion needs no such limit: it does nothing unless its claim is still there, and then nobody else can have
 shown a result.
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
@@ -38,7 +40,7 @@ RETRY_AFTER = 1
 _VERSION = "1"
 """Of the values' format. A value of another version is not ours to judge: the key is refused until it expires."""
 _TURNS = 3
-"""Asking the server's time; claiming; and claiming again if that came too late after all."""
+"""Asking the server's time, if no reply told of it just now; claiming; and claiming again if that came too late."""
 
 T = TypeVar("T")
 
@@ -122,7 +124,7 @@ class Claims(Generic[T]):
         that a result lives from when it was stored; asking for it does not prolong that. `decode` reads what `encode`
         wrote, and raises `ValueError` for anything else.
         """
-        self._records = _Records(store, encode, decode)
+        self._records = _Records(store, encode, decode, clock)
         self._prefix = prefix
         self._hold = hold
         self._kept = kept
@@ -138,7 +140,7 @@ class Claims(Generic[T]):
         # Names are other people's data, of any length: their digest names the key.
         key = f"{self._prefix}:{client_id}:{hashlib.sha256(name.encode()).hexdigest()[:32]}"
         held = Held(fingerprint, token=self._clock.token_hex(16))
-        not_after = 0  # long ago: the first turn only looks
+        not_after = self._records.not_after()
         for _ in range(_TURNS):
             swap = await self._records.swap(
                 key, expected=None, new=held, lives=self._hold, not_after=not_after, outcome="not_sent"
@@ -147,7 +149,7 @@ class Claims(Generic[T]):
                 return Ownership(self._records, key, held, kept=self._kept)
             if swap.record is not None:
                 return swap.record
-            not_after = swap.time + round(self._records.deadline * 1_000_000)
+            not_after = self._records.not_after(swap.time)
         raise StorageUnavailable(retry_after=RETRY_AFTER, outcome="not_sent")
 
 
@@ -165,16 +167,27 @@ class _Swap(Generic[T]):
 class _Records(Generic[T]):
     """The values in Redis, each replaced only by who knows what it is."""
 
-    def __init__(self, store: Store, encode: Callable[[T], str], decode: Callable[[str], T]) -> None:
+    def __init__(self, store: Store, encode: Callable[[T], str], decode: Callable[[str], T], clock: Clock) -> None:
         self._store = store
         self._encode_result = encode
         self._decode_result = decode
+        self._clock = clock
         self._script = Script.load("gateway.store", "claims.lua")
+        self._told = 0
+        """The server's time in the last reply, and below when that came."""
+        self._told_at = -math.inf
 
-    @property
-    def deadline(self) -> float:
-        """Seconds that whoever sends a command waits for it."""
-        return self._store.deadline
+    def not_after(self, told: int | None = None) -> int:
+        """Return until when a claim may be set that is sent now, in microseconds of the server's clock.
+
+        `told`: the server's time, if the caller knows it. Without it that of the last reply counts, and long ago if
+        that is no help any more.
+        """
+        if told is None:
+            if self._store.is_cluster or self._clock.monotonic() - self._told_at > self._store.deadline:
+                return 0
+            told = self._told
+        return told + round(self._store.deadline * 1_000_000)
 
     async def swap(
         self,
@@ -201,6 +214,7 @@ class _Records(Generic[T]):
             time, done, in_the_way = await self._store.write(self._script, [key], args)
         except StorageUnavailable:
             raise StorageUnavailable(retry_after=RETRY_AFTER, outcome=outcome) from None
+        self._told, self._told_at = time, self._clock.monotonic()
         if done:
             return _Swap(time, done=True, record=new)
         try:

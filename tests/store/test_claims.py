@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from gateway.clock import SystemClock
+from gateway.clock import Clock, SystemClock
 from gateway.errors import StorageUnavailable
 from gateway.store.claims import Claims, Held, Ownership, Stored
 from gateway.store.client import connect
@@ -24,10 +25,11 @@ async def store(valkey: ValkeyServer) -> AsyncIterator[Store]:
     await store.close()
 
 
-def numbers(store: Store, prefix: str = "qpg:numbers") -> Claims[int]:
+def numbers(store: Store, prefix: str = "qpg:numbers", clock: Clock | None = None) -> Claims[int]:
     """Claims whose results are numbers, written in hex."""
+    clock = clock or SystemClock()
     return Claims(
-        store, prefix=prefix, hold=HOLD, kept=KEPT, encode=hex, decode=lambda text: int(text, 16), clock=SystemClock()
+        store, prefix=prefix, hold=HOLD, kept=KEPT, encode=hex, decode=lambda text: int(text, 16), clock=clock
     )
 
 
@@ -123,3 +125,41 @@ async def test_without_redis_nobody_owns_and_nothing_is_known(valkey_factory: Ca
             await attempt
         assert (refused.value.outcome, refused.value.retry_after) == (outcome, 1)
     await store.close()
+
+
+class MovedClock(SystemClock):
+    """The machine's clock, put forward."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+
+async def test_the_servers_time_is_asked_for_only_where_no_reply_told_of_it_just_now(
+    store: Store, valkey: ValkeyServer
+) -> None:
+    clock = MovedClock()
+    claims = numbers(store, clock=clock)
+
+    async def turns(name: str) -> int:
+        with valkey.client() as client:
+            client.config_resetstat()
+            assert isinstance(await claims.claim("shop", name, "aa"), Ownership)
+            statistics: Any = client.info("commandstats")
+            return int(statistics["cmdstat_evalsha"]["calls"])
+
+    await claims.claim("shop", "earlier", "aa")
+    assert await turns("just after") == 1
+    clock.ahead += store.deadline + 1
+    assert await turns("much later") == 2
+    assert await turns("just after that") == 1
+    store.is_cluster = True  # each node has a clock of its own
+    assert await turns("on any node") == 2
+
+
+async def test_a_time_that_is_no_help_any_more_costs_one_turn(store: Store, valkey: ValkeyServer) -> None:
+    claims = numbers(store)
+    await claims.claim("shop", "earlier", "aa")
+    claims._records._told -= 60_000_000  # as if the server's clock had been set forward
+    assert isinstance(await claims.claim("shop", "name", "aa"), Ownership)

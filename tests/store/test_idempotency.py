@@ -412,16 +412,20 @@ async def until_the_late_command_ran(server: ValkeyServer, before: int) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_a_claim_that_a_frozen_redis_runs_late_leaves_nothing(valkey_factory: ValkeyFactory) -> None:
+@pytest.mark.parametrize(("pause", "turns"), [(0.0, 1), (0.2, 2)])
+async def test_a_claim_that_a_frozen_redis_runs_late_leaves_nothing(
+    valkey_factory: ValkeyFactory, pause: float, turns: int
+) -> None:
     server = valkey_factory()
     async with exposed(server) as (gateway, store):
         await (await gateway.own(key="another")).release()  # so that the server knows the script
         before = scripts_run(server)
+        await asyncio.sleep(pause)  # after which the server is asked for its time again
         store.freeze = server.pause
         assert (await unavailable(gateway.claim())).outcome == "not_sent"
         store.freeze = None
         server.resume()
-        await until_the_late_command_ran(server, before + 1)
+        await until_the_late_command_ran(server, before + turns - 1)
         with server.client() as client:
             assert client.keys("qpg:idempotency:*") == []
         await until_back(store)
