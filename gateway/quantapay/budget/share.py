@@ -7,8 +7,8 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from gateway.quantapay.urgency import Urgency
 
@@ -26,8 +26,7 @@ def limits(amount: int) -> Counts:
     return amount, max(1, amount * 4 // 5), max(1, amount // 5)
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """A call that was granted to this process."""
 
     id: str

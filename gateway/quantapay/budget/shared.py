@@ -4,9 +4,8 @@ import asyncio
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import count
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import structlog
 
@@ -51,8 +50,7 @@ class Unmetered:
         """Go on as before."""
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetState:
+class BudgetState(NamedTuple):
     """The budget of all processes, as one of them last saw it."""
 
     limit: int
