@@ -128,7 +128,7 @@ class SharedBudget:
         """Ask for a call; return the seconds until it may be granted, 0 if it is."""
         now = self._clock.monotonic()
         fits = self._share.wait(depth, self._limit(now), now, and_asked=True) <= 0
-        ask = self._ask(depth, fits_share=fits)
+        ask = self._ask(depth, now, fits_share=fits)
         answer: Answer | None = None
         with self._share.asking(depth), suppress(StorageUnavailable):
             answer = await self._ledger.ask(ask)
@@ -137,14 +137,14 @@ class SharedBudget:
         wait = answer.wait if answer else self._share.wait(depth, self._limit(now), now)
         if wait <= 0:
             self._share.add(Grant(ask.id, depth, now))
-        self._take_note(answer)
+        self._take_note(answer, now)
         return wait
 
     async def _look(self) -> None:
         answer: Answer | None = None
         with suppress(StorageUnavailable):
-            answer = await self._ledger.ask(self._ask(0))
-        self._take_note(answer)
+            answer = await self._ledger.ask(self._ask(0, self._clock.monotonic()))
+        self._take_note(answer, self._clock.monotonic())
 
     async def _keep_looking(self) -> None:
         """Look when it is time; after a failure as often as the store probes, to report as soon as Redis is back."""
@@ -155,8 +155,8 @@ class SharedBudget:
                 await self._look()
                 looked = self._clock.monotonic()
 
-    def _ask(self, depth: int, *, fits_share: bool = True) -> Ask:
-        throttled = max(0.0, self._throttled_here - self._clock.monotonic())
+    def _ask(self, depth: int, now: float, *, fits_share: bool = True) -> Ask:
+        throttled = max(0.0, self._throttled_here - now)
         return Ask(f"{self._process}:{next(self._numbers)}", depth, fits_share, throttled)
 
     def _limit(self, now: float) -> int:
@@ -164,9 +164,8 @@ class SharedBudget:
         throttled = now < max(self._throttled_here, self._throttled_elsewhere)
         return halved(self._amount) if throttled else self._amount
 
-    def _take_note(self, answer: Answer | None) -> None:
+    def _take_note(self, answer: Answer | None, now: float) -> None:
         """Learn from an answer, None if Redis did not give any, and show what is known now."""
-        now = self._clock.monotonic()
         if answer is None:
             limit = self._limit(now)
             remaining = min(limit, self._share.left(limit, now) * self._share.processes)
@@ -174,11 +173,10 @@ class SharedBudget:
         else:
             self._throttled_elsewhere = max(self._throttled_elsewhere, answer.sent + answer.throttled)
             limit = halved(self._amount) if answer.throttled else self._amount
-            total, reads, background = (
-                max(0, cap - taken) for cap, taken in zip(limits(limit), answer.counts, strict=True)
-            )
+            caps, taken = limits(limit), answer.counts
+            left = max(0, caps[0] - taken[0]), max(0, caps[1] - taken[1]), max(0, caps[2] - taken[2])
             if not answer.new_for:
-                self._share.learn((total, reads, background), answer.sent)
-            self._state = BudgetState(limit, total, "redis")
+                self._share.learn(left, answer.sent)
+            self._state = BudgetState(limit, left[0], "redis")
         self._metrics.budget_limit.set(self._state.limit)
         self._metrics.budget_remaining.set(self._state.remaining)
