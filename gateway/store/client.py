@@ -1,7 +1,7 @@
 """redis-py's clients as we want them: no retries, short time-outs, and the same whatever Redis is behind them.
 
 How long a command may take is for whoever sends it to say (`Store`): redis-py starts a task for each write and a timer
-for each reply to keep a time-out of its own, which is half of what a command costs this process. Only a cluster's
+for each reply to keep a time-out of its own, which is a third of what its client needs for a command. Only a cluster's
 client, which asks several servers in turn, keeps one.
 """
 
