@@ -2,9 +2,10 @@
 -- next request (interface §2.3).
 --
 -- KEYS  one a limit, all in one hash slot; each holds when its limit will be full again ("TAT"), or is absent.
--- ARGV  one text of integers: for each request the number of its limits; after it for each of them which key it is,
---       amount and window (in microseconds). Two requests may have a limit in common.
--- Returns for each request 1 if taken, else 0; then for each limit how far its TAT lies ahead of now, as two integers.
+-- ARGV  one text of integers: for each kind of request how many of it there are, and the number of their limits; after
+--       it for each of these which key it is, amount and window (in microseconds). Two kinds may have one in common.
+-- Returns for each kind how many were taken, which are the first ones; then for each limit how far its TAT lay ahead of
+--       now before the first, as two integers. Each that was taken moved it ahead by window/amount.
 --
 -- One request of "amount in window" costs window/amount microseconds, which is rarely whole. So that no rate
 -- drifts, a time is kept as "whole/part": whole microseconds plus part/amount of another. Every number stays an
@@ -13,7 +14,7 @@
 local time = redis.call("TIME")
 local now = time[1] * 1000000 + time[2]
 
--- TATs by key, read once and written at the end: requests that come at the same time often have one client.
+-- TATs by key, read once and written at the end: two kinds of requests often have the client in common.
 local tats, changed = {}, {}
 
 local function read(key)
@@ -30,48 +31,66 @@ local function keep(key, whole, part)
   changed[key] = true
 end
 
--- Returns the TAT before a request and after it, as four numbers.
-local function step(key, amount, window)
-  local whole, part = read(key)
-  if part >= amount then  -- of another amount, before a change of configuration
+local function is_beyond(limit, whole, part)
+  local latest = now + limit.window
+  return whole > latest or (whole == latest and part > 0)
+end
+
+-- Returns a limit's TAT as it may be now.
+local function current(limit)
+  local whole, part = read(limit.key)
+  if part >= limit.amount then  -- of another amount, before a change of configuration
     whole, part = whole + 1, 0
   end
   if whole < now then
-    whole, part = now, 0
-  elseif whole > now + window or (whole == now + window and part > 0) then
+    return now, 0
+  end
+  if is_beyond(limit, whole, part) then
     -- Further ahead than this limit can get: the clock was set back, or the window was longer. Kept even if
     -- the request is refused, or clients would be locked out until the clock has caught up.
-    whole, part = now + window, 0
-    keep(key, whole, part)
+    whole, part = now + limit.window, 0
+    keep(limit.key, whole, part)
   end
-  local later, rest = whole + math.floor(window / amount), part + window % amount
-  if rest >= amount then
-    later, rest = later + 1, rest - amount
+  return whole, part
+end
+
+-- Takes one of each limit and returns true, or leaves all as they are.
+local function take(limits)
+  for _, limit in ipairs(limits) do
+    local later, rest = limit.whole + limit.step, limit.part + limit.rest
+    if rest >= limit.amount then
+      later, rest = later + 1, rest - limit.amount
+    end
+    if is_beyond(limit, later, rest) then
+      return false
+    end
+    limit.later, limit.later_part = later, rest
   end
-  return whole, part, later, rest
+  for _, limit in ipairs(limits) do
+    limit.whole, limit.part = limit.later, limit.later_part
+  end
+  return true
 end
 
 local reply = {}
 local numbers = string.gmatch(ARGV[1], "%d+")
-for limits in numbers do
-  local steps, allowed = {}, 1
-  for i = 1, tonumber(limits) do
-    local key, amount, window = KEYS[tonumber(numbers())], tonumber(numbers()), tonumber(numbers())
-    local whole, part, later, rest = step(key, amount, window)
-    steps[i] = {whole, part, later, rest, key}
-    if later > now + window or (later == now + window and rest > 0) then
-      allowed = 0
-    end
+for count in numbers do
+  local limits, taken, at = {}, 0, #reply + 1
+  for i = 1, tonumber(numbers()) do
+    local limit = {key = KEYS[tonumber(numbers())], amount = tonumber(numbers()), window = tonumber(numbers())}
+    limit.step, limit.rest = math.floor(limit.window / limit.amount), limit.window % limit.amount
+    limit.whole, limit.part = current(limit)
+    reply[at + 2 * i - 1], reply[at + 2 * i] = limit.whole - now, limit.part
+    limits[i] = limit
   end
-  reply[#reply + 1] = allowed
-  for _, found in ipairs(steps) do
-    local whole, part = found[1], found[2]
-    if allowed == 1 then
-      whole, part = found[3], found[4]
-      keep(found[5], whole, part)
+  while taken < tonumber(count) and take(limits) do
+    taken = taken + 1
+  end
+  reply[at] = taken
+  if taken > 0 then
+    for _, limit in ipairs(limits) do
+      keep(limit.key, limit.whole, limit.part)
     end
-    reply[#reply + 1] = whole - now
-    reply[#reply + 1] = part
   end
 end
 

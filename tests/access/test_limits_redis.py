@@ -73,30 +73,36 @@ def replay(client: redis.Redis, steps: Sequence[Step], *, together: bool = False
     client.flushall()
     keys = [f"qpg:{{c}}:{n}" for n in range(3)]
     calls = [list(same) for _, same in groupby(steps, key=lambda step: step.now if together else id(step))]
+    runs = [[list(same) for _, same in groupby(call)] for call in calls]
     plan = [
         {
             "second": str(call[0].now // MICROSECONDS),
             "microsecond": str(call[0].now % MICROSECONDS),
             "keys": [1, 2, 3],
-            "args": [" ".join(str(n) for step in call for n in numbers_of(step))],
+            "args": [" ".join(str(n) for same in kinds for n in numbers_of(same[0], count=len(same)))],
         }
-        for call in calls
+        for call, kinds in zip(calls, runs, strict=True)
     ]
     outcomes = client.eval(REPLAY, len(keys), *keys, json.dumps(plan))
     decided = []
-    for call, outcome in zip(calls, outcomes, strict=True):
+    for kinds, outcome in zip(runs, outcomes, strict=True):
         numbers = iter(outcome)
-        for step in call:
-            allowed = next(numbers) == 1
-            tats = [Fraction(next(numbers)) + Fraction(next(numbers), quota.amount) for _, quota in step.limits]
-            decided.append((allowed, tats))
+        for same in kinds:
+            taken = next(numbers)
+            quotas = [quota for _, quota in same[0].limits]
+            tats = [Fraction(next(numbers)) + Fraction(next(numbers), quota.amount) for quota in quotas]
+            intervals = [Fraction(quota.window * MICROSECONDS, quota.amount) for quota in quotas]
+            for number in range(1, len(same) + 1):
+                cost = min(number, taken)
+                after = [tat + cost * interval for tat, interval in zip(tats, intervals, strict=True)]
+                decided.append((number <= taken, after))
         assert not list(numbers)
     return decided
 
 
-def numbers_of(step: Step) -> list[int]:
+def numbers_of(step: Step, *, count: int) -> list[int]:
     limits = [(number + 1, quota.amount, quota.window * MICROSECONDS) for number, quota in step.limits]
-    return [len(limits), *(n for limit in limits for n in limit)]
+    return [count, len(limits), *(n for limit in limits for n in limit)]
 
 
 class ExactGcra:
