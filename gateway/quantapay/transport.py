@@ -15,7 +15,7 @@ import math
 import ssl
 from collections.abc import AsyncIterator, Callable
 from functools import lru_cache
-from typing import Final
+from typing import Final, cast
 
 import aiohttp
 import httpx
@@ -182,13 +182,14 @@ async def _exchange(
     protocol, transport = connection.protocol, connection.transport
     failure: httpx.TransportError
     try:
-        content = _serialized(request, await request.aread())
+        body = b"".join([part async for part in cast("httpx.AsyncByteStream", request.stream)])
+        content = _serialized(request, body)
         if protocol is None or transport is None or transport.is_closing():
             raise aiohttp.ServerDisconnectedError
         _expect_answer(protocol, to=request.method, seconds=seconds)
         transport.write(content)
         while True:
-            message, body = await protocol.read()
+            message, answer = await protocol.read()
             if not _is_interim(message.code):
                 break
     except _FOREIGN as error:
@@ -196,7 +197,7 @@ async def _exchange(
     else:
         if transport.get_write_buffer_size():
             protocol.force_close()  # answered before it was all sent
-        return message, body
+        return message, answer
     raise failure
 
 
