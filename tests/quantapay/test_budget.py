@@ -820,6 +820,36 @@ async def test_what_was_taken_alone_during_a_report_is_reported_too(valkey: Valk
         assert process.budget.state == BudgetState(10, 6, "redis")
 
 
+async def test_a_report_at_the_moment_in_which_others_fail_is_repeated_for_what_they_take_alone(
+    valkey: ValkeyServer,
+) -> None:
+    async with world_of(valkey, processes=1, quota="10/minute") as world:
+        [process] = world.processes
+        ledger, run, under_way, fails = process.budget._ledger, process.store.run, asyncio.Event(), asyncio.Event()
+        report = ledger._report
+
+        async def fail(command: Any) -> Any:
+            process.store.run = run
+            under_way.set()
+            await fails.wait()
+            raise StorageUnavailable(retry_after=1)
+
+        async def report_as_it_fails(*args: Any) -> None:
+            fails.set()
+            await asyncio.sleep(0)  # the script has failed, and who asked does not know yet
+            await report(*args)
+
+        process.store.run, ledger._report = fail, report_as_it_fails
+        alone = asyncio.create_task(world.take(process, URGENT))
+        await under_way.wait()
+        world.client.flushall()
+        world.tell_redis()
+        await process.look()
+        assert await alone is None
+        await process.look()
+        assert process.budget.state == BudgetState(10, 9, "redis")
+
+
 async def test_a_lost_reply_counts_its_call_once(valkey: ValkeyServer) -> None:
     async with world_of(valkey, processes=1, quota="10/minute") as world:
         [process] = world.processes

@@ -126,13 +126,14 @@ class Ledger:
         except asyncio.CancelledError:
             ask.give_up()
             raise
-
-    async def _ask_for_all(self, asks: Sequence[Ask]) -> Sequence[Answer]:
-        try:
-            return await self._store.run(lambda redis: self._settle(redis, asks))
         except StorageUnavailable:
+            # Counted by each who asked, at the moment in which it may take a call alone: a report that came between
+            # would know of the failure and not of the call.
             self._failures += 1
             raise
+
+    async def _ask_for_all(self, asks: Sequence[Ask]) -> Sequence[Answer]:
+        return await self._store.run(lambda redis: self._settle(redis, asks))
 
     async def _settle(self, redis: RedisClient, asks: Sequence[Ask]) -> Sequence[Answer]:
         # Normally once; after a report twice. The deadline ends it if generations should change that fast.
