@@ -30,7 +30,7 @@ class SharedPipeline(Redis):
         self._batches: Batches[Sequence[Any], Any] = Batches(self._send, most=MOST_COMMANDS)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's own
-        """Send a command with those of others, and return its reply."""
+        """Send a command with those of others, and return its reply as Redis has it."""
         if options:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py has no types here
         reply = await self._batches.ask(args)
@@ -47,12 +47,14 @@ class SharedPipeline(Redis):
                 await self.connection_pool.ensure_connection(connection)
                 # Whatever ends these early also closes the connection, so that no reply is left for another message.
                 await connection.send_packed_command(message)
-                return [await self._reply(connection, command) for command in commands]
+                return [await _reply(connection) for _ in commands]
             finally:
                 await self.connection_pool.release(connection)
 
-    async def _reply(self, connection: Any, command: Sequence[Any]) -> Any:  # noqa: ANN401 - a reply of Redis
-        try:
-            return await self.parse_response(connection, command[0])
-        except ResponseError as error:
-            return error
+
+async def _reply(connection: Any) -> Any:  # noqa: ANN401 - a reply of Redis
+    # As Redis has it: what redis-py's client makes of some commands' replies can fail, with others' not read yet.
+    try:
+        return await connection.read_response()
+    except ResponseError as error:
+        return error

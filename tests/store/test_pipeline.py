@@ -58,3 +58,17 @@ async def test_a_frozen_server_ends_the_wait_of_all_at_the_deadline_and_leaves_n
     assert all(isinstance(failure, (RedisError, TimeoutError)) for failure in failures)
     valkey.resume()
     assert await shared.execute_command("GET", "key") == b"before"
+
+
+async def test_a_reply_that_redis_py_cannot_take_leaves_no_other_behind(shared: SharedPipeline) -> None:
+    await shared.execute_command("XGROUP", "CREATE", "log", "group", "0", "MKSTREAM")
+    slow = "local n = 0 for i = 1, 3e5 do n = n + i end return 'late'"
+    # Redis reads so long a message in pieces, and answers its first command meanwhile.
+    nothing, late = await asyncio.gather(
+        shared.execute_command("XPENDING", "log", "group", "-", "+", 1),
+        shared.execute_command("EVAL", slow, 0, "x" * 1_000_000),
+        return_exceptions=True,
+    )
+    assert await shared.execute_command("GET", "absent") is None
+    assert nothing == []
+    assert late == b"late"
