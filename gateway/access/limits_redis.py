@@ -14,7 +14,7 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.spans import span
 
 MOST_AT_ONCE = 128
-"""Requests that one script decides, in a quarter of a millisecond."""
+"""Requests that one script decides: in a quarter of a millisecond if they are of one kind, in some if none are."""
 MOST_REFUSALS = 10_000
 """About 10 MB; beyond, the oldest is forgotten, and Redis asked again."""
 REMEMBERED = 1.0
