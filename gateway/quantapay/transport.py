@@ -53,6 +53,8 @@ _AT_ONCE = 0.001
 _LONGEST_LINE = 8190
 """Bytes of a header's name or value, or of the status line."""
 _MOST_HEADERS = 128
+_MOST_UNASKED = 8
+"""Connections that one request takes in turn because on each the server spoke unasked, as one that is full may do."""
 _READ_AHEAD = 64 * 1024
 """Bytes of a body that are kept while nobody reads them; beyond, the server has to wait."""
 
@@ -131,11 +133,12 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         failure: httpx.TransportError
         try:
             destination = self._destination(str(url))
-            while True:
+            for _ in range(_MOST_UNASKED):
                 connection = await connector.connect(destination, [], timeout)
                 if connection.protocol is not None and not connection.protocol.should_close:
                     return connection
                 connection.close()  # the server said something unasked: never take that for the next answer
+            failure = httpx.ConnectError("The server speaks before it is asked")
         except TimeoutError:
             failure = httpx.ConnectTimeout("No connection in time")
         except _FOREIGN as error:

@@ -9,6 +9,7 @@ from collections import Counter
 
 import httpx
 import pytest
+import uvloop
 
 from gateway.quantapay.transport import AiohttpTransport
 
@@ -362,6 +363,28 @@ async def test_an_answer_that_nobody_asked_for_is_never_taken_for_the_next_ones(
         await asyncio.sleep(0.01)  # for the unasked to cross the loopback
 
     assert server.connections == 3
+
+
+def test_a_server_that_speaks_first_is_not_asked_for_connections_without_end():
+    async def refuse(_reader, writer):
+        nonlocal connections
+        connections += 1
+        writer.write(b"HTTP/1.1 503 Full\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async def ask():
+        listener = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/api.php"
+        async with listener, httpx.AsyncClient(transport=AiohttpTransport(), timeout=3) as client, asyncio.timeout(2):
+            # Which of them depends on when its word arrives.
+            with contextlib.suppress(httpx.ConnectError, httpx.ReadError):
+                assert (await client.post(url, content=BODY)).status_code == 503
+
+    connections = 0
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # which reads as soon as it has connected
+        runner.run(ask())
+    assert connections <= 8
 
 
 # Errors: before anything was sent
