@@ -146,7 +146,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count what arrives while a head is incomplete, before any of it is kept."""
-        self._idle_at = None
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD_BYTES + len(data):
@@ -162,7 +161,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Stop counting bytes: a body has a bound of its own."""
-        self._in_head = False
+        self._in_head, self._idle_at = False, None
         super().on_headers_complete()
         if self.cycle is not None:
             self.cycle.__class__ = _Cycle  # uvicorn names its own where it makes it; none has sent anything yet
@@ -208,7 +207,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._stall_timer = None
 
     def _start(self) -> None:
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._head_bytes, self._idle_at = True, 0, None
         self._late_at = self.loop.time() + REQUEST_SECONDS
 
     def _watch_caller(self) -> None:

@@ -321,3 +321,35 @@ async def test_a_connection_with_requests_is_kept(monkeypatch: pytest.MonkeyPatc
             assert (await reader.readuntil(b"/a")).startswith(b"HTTP/1.1 200")
             await asyncio.sleep(0.2)
         writer.close()
+
+
+async def test_a_line_end_now_and_then_keeps_no_connection_without_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE", 0.3)
+    async with listening(echo_path) as address, asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"/a")
+        with suppress(ConnectionError):
+            while not reader.at_eof():
+                writer.write(b"\r\n")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await reader.read()
+        writer.close()
+
+
+async def test_a_request_half_of_which_came_before_the_last_answer_may_take_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def slowly(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0 if scope["path"] == "/a" else 0.6)
+        await echo_path(scope, receive, send)
+
+    monkeypatch.setattr(server, "KEEP_ALIVE", 0.3)
+    async with listening(slowly) as address, asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\nGET /b HTTP/1.1\r\nHos")
+        await reader.readuntil(b"/a")
+        writer.write(b"t: x\r\n\r\n")
+        assert (await reader.readuntil(b"/b")).startswith(b"HTTP/1.1 200")
+        writer.close()
