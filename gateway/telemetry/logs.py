@@ -25,6 +25,8 @@ _record: ContextVar[dict[str, object] | None] = ContextVar("request_record", def
 
 _TOKENS = re.compile(r"\b(qsk_|cst_|whsec_)[A-Za-z0-9_+/=-]{8,}")
 _write_anything = JSONEncoder(default=str, separators=(",", ":")).encode
+_PLAIN = frozenset({str, int, float, bool, type(None), datetime})
+"""What pydantic's encoder writes as Python's does. Of a dataclass, it writes even what its repr keeps to itself."""
 REDACTED = "[redacted]"
 
 
@@ -74,11 +76,11 @@ class Redactor:
 def _write_json(value: object) -> str:
     """Return JSON in ASCII, in a third of the time that Python's own encoder takes.
 
-    Raises `ValueError` for halves of characters, as names of files can have, and for what cannot be made a text.
+    Raises `ValueError` for halves of characters, as names of files can have.
     """
-    written = to_json(value, fallback=str)
+    written = to_json(value)
     # Asked for ASCII, it takes half as long again, and next to all that is logged is ASCII.
-    return (written if written.isascii() else to_json(value, fallback=str, ensure_ascii=True)).decode()
+    return (written if written.isascii() else to_json(value, ensure_ascii=True)).decode()
 
 
 class JsonLine:
@@ -99,6 +101,8 @@ class JsonLine:
         now = event["timestamp"] = datetime.now(UTC)
         event["level"] = method
         event = _name_trace(logger, method, event)
+        if not _PLAIN.issuperset(map(type, event.values())):
+            return self._cleaned(event, now)
         try:
             line = _write_json(event)
         except ValueError:

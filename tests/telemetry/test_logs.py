@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import warnings
+from dataclasses import dataclass, field
 
 import pytest
 import structlog
@@ -209,3 +210,18 @@ def test_every_line_has_one_form(text):
     line, said = written([], text=text)
     assert line == json.dumps(said, separators=(",", ":"))
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z", said["timestamp"])
+
+
+@dataclass
+class Envelope:
+    """What shows its address alone."""
+
+    address: str
+    letter: str = field(repr=False)
+
+
+@pytest.mark.parametrize("value", [Envelope("a", "hidden"), [{"a": Envelope("a", "hidden")}]])
+def test_what_a_dataclass_keeps_out_of_its_repr_stays_out_of_a_line(value):
+    line, _ = written([], value=value)
+    assert "Envelope(address='a')" in line
+    assert "hidden" not in line
