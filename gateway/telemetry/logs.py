@@ -83,6 +83,14 @@ def _write_json(value: object) -> str:
     return (written if written.isascii() else to_json(value, ensure_ascii=True)).decode()
 
 
+def _escaped(text: str) -> str:
+    """Return a text as it looks inside a line; nothing for halves of characters, whose line is always cleaned."""
+    try:
+        return _write_json(text)[1:-1]
+    except ValueError:
+        return ""
+
+
 class JsonLine:
     """Writes a line as JSON, dated and cleaned: all that structlog is asked to do with it.
 
@@ -93,7 +101,7 @@ class JsonLine:
     def __init__(self, redactor: Redactor, secrets: Iterable[SecretStr]) -> None:
         self._redactor = redactor
         # As they would look inside a line: JSON escapes each character by itself.
-        escaped = {_write_json(secret.get_secret_value())[1:-1] for secret in secrets}
+        escaped = {_escaped(secret.get_secret_value()) for secret in secrets}
         self._suspicious = sorted(escaped - {""} | {"qsk_", "cst_", "whsec_"})
 
     def __call__(self, logger: object, method: str, event: MutableMapping[str, Any]) -> str:

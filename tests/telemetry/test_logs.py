@@ -143,6 +143,7 @@ def test_one_line_a_request_with_all_that_operators_ask(gateway, log_lines):
         "umlauts äöü",
         "line\nbreak",
         "\U0001f511 outside the BMP",
+        "\udcff from an environment that is not UTF-8",
     ],
 )
 def test_a_secret_is_found_however_json_writes_it(secret):
