@@ -55,6 +55,8 @@ _LONGEST_LINE = 8190
 _MOST_HEADERS = 128
 _MOST_UNASKED = 8
 """Connections that one request takes in turn because on each the server spoke unasked, as one that is full may do."""
+_SURELY_SENT = 16 * 1024
+"""Bytes that a socket's own buffer has room for."""
 _READ_AHEAD = 64 * 1024
 """Bytes of a body that are kept while nobody reads them; beyond, the server has to wait."""
 
@@ -198,8 +200,10 @@ async def _exchange(
     except _FOREIGN as error:
         failure = _translated(error)
     else:
-        if transport.get_write_buffer_size():
-            protocol.force_close()  # answered before it was all sent
+        if transport.get_write_buffer_size() or (
+            len(content) > _SURELY_SENT and transport.get_extra_info("ssl_object")
+        ):
+            protocol.force_close()  # answered before it was all sent; TLS does not tell of what it has encrypted
         return message, answer
     raise failure
 

@@ -573,20 +573,27 @@ async def test_no_timeout_at_all_is_no_timeout(serve, connect):
     assert (await client.post(server.url, content=BODY)).text == "ok"
 
 
-async def test_an_answer_before_the_whole_body_was_sent_is_still_the_answer_and_the_last_there(serve, connect):
+@pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "TLS"])
+async def test_an_answer_before_the_whole_body_was_sent_is_still_the_answer_and_the_last_there(
+    serve, connect, certificate, over_tls
+):
     async def raw(reader, writer):
         server.connections += 1
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
         await writer.drain()
-        await reader.read()
-        writer.close()
+        writer.transport.pause_reading()
+        await asyncio.Event().wait()
 
-    server = await serve(raw=raw)
-    client = await connect(max_connections=1)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if over_tls else None
+    if tls is not None:
+        tls.load_cert_chain(certificate)
+    server = await serve(raw=raw, tls=tls)
+    client = await connect(max_connections=1, ssl_context=ssl.create_default_context(cafile=certificate))
+    url = server.url.replace("http:", "https:") if over_tls else server.url
 
     for _ in range(2):
-        answer = await client.post(server.url, content=b"x" * 30_000_000)
+        answer = await client.post(url, content=b"x" * 30_000_000)
         assert (answer.status_code, answer.content) == (413, b"no")
     assert server.connections == 2
 
