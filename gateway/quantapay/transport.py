@@ -155,7 +155,10 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
 
 class _Body(httpx.AsyncByteStream):
-    """The body of an answer as it arrives. Closing early closes the connection; there is nothing to wait for."""
+    """The body of an answer as it arrives. Closing early closes the connection; there is nothing to wait for.
+
+    Where a chunk is broken, and comes later than the head, aiohttp wakes nobody: the caller's own time ends that.
+    """
 
     def __init__(self, content: StreamReader, connection: Connection, *, on_close: Callable[[], None]) -> None:
         self._content = content
@@ -197,6 +200,7 @@ async def _exchange(
             message, answer = await protocol.read()
             if not _is_interim(message.code):
                 break
+            protocol.start_timeout()  # which this one has stopped
     except _FOREIGN as error:
         failure = _translated(error)
     else:

@@ -545,7 +545,13 @@ async def test_an_answer_that_is_none_is_an_error_after_sending(serve, connect, 
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"])
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok",
+    ],
+)  # fmt: skip
 async def test_a_slow_answer_is_a_read_timeout_wherever_it_stops(serve, connect, begun):
     server = await serve(sending(begun))
     client = await connect(max_connections=1, timeout=httpx.Timeout(10, read=0.05))
