@@ -30,16 +30,18 @@ class SharedPipeline(Redis):
         self._batches: Batches[Sequence[Any], Any] = Batches(self._send, most=MOST_COMMANDS)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's own
-        """Send a command with those of others, and return its reply as Redis has it."""
+        """Send a command with those of others, and return what redis-py makes of its reply."""
         if options:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py has no types here
         reply = await self._batches.ask(args)
         if isinstance(reply, Exception):
             raise reply
-        return reply
+        # Here, where all replies are read and a failure is nobody else's.
+        read = self.response_callbacks.get(args[0])
+        return reply if read is None else read(reply)
 
     async def _send(self, commands: Sequence[Sequence[Any]]) -> Sequence[Any]:
-        """Return each command's reply, an error reply as the exception that stands for it."""
+        """Return each command's reply as Redis has it, an error reply as the exception that stands for it."""
         message = b"".join(part for command in commands for part in self._pack(*command))
         async with asyncio.timeout(self._deadline):
             connection = self.connection_pool.get_available_connection()  # type: ignore[no-untyped-call]  # as above
@@ -53,7 +55,6 @@ class SharedPipeline(Redis):
 
 
 async def _reply(connection: Any) -> Any:  # noqa: ANN401 - a reply of Redis
-    # As Redis has it: what redis-py's client makes of some commands' replies can fail, with others' not read yet.
     try:
         return await connection.read_response()
     except ResponseError as error:
