@@ -63,7 +63,7 @@ def of_cached_pairs(field: Field, findings: Findings, most: int) -> None:
     def start(stack: ExitStack, size: int) -> Timed:
         gateway = stack.enter_context(running_gateway(field.upstream))
         requests = Requests("GET", "/exchange-rates/c<number>?currency=usd", 200, bearer(KEY), among=size)
-        send(gateway, requests, size)
+        _send_all(gateway, requests, size)
         return partial(measure, gateway, requests, connections=field.pace.connections)
 
     _grow(field, findings, "pairs", "cached read, all rates in turn", "rates in the cache", _up_to(PAIRS, most), start)
@@ -97,6 +97,13 @@ def send(gateway: GatewayServer, requests: Requests, count: int) -> None:
     while count > 0:
         seconds = FILLING_SECONDS if count > 1_000 else 1
         count -= serve(gateway, requests, seconds=seconds, connections=FILLING_CONNECTIONS)
+
+
+def _send_all(gateway: GatewayServer, requests: Requests, count: int) -> None:
+    """Drive until one drive was long enough for all of them in turn."""
+    seconds = FILLING_SECONDS
+    while serve(gateway, requests, seconds=seconds, connections=FILLING_CONNECTIONS) < count:
+        seconds *= 2
 
 
 def _grow(
