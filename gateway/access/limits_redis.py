@@ -14,14 +14,14 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.spans import span
 
 MOST_AT_ONCE = 128
-"""Requests that one script decides: in a quarter of a millisecond if they are of one kind, in some if none are."""
+"""Requests that one script decides, in a quarter of a millisecond if all have the same limits, else in some."""
 MOST_REFUSALS = 10_000
 """About 10 MB; beyond, the oldest is forgotten, and Redis asked again."""
 REMEMBERED = 1.0
 """Seconds for which a refusal is remembered: no longer, as a limit can be lifted in Redis."""
 
-Kind: TypeAlias = tuple[Limit, ...]
-"""The limits of a request; requests of one kind can only differ in who comes first."""
+Limits: TypeAlias = tuple[Limit, ...]
+"""Those of a request. Requests with the same ones can only differ in who comes first."""
 
 
 class _Refusal(NamedTuple):
@@ -45,80 +45,80 @@ class RedisLimiter:
         self._clock = clock
         self._metrics = metrics
         self._script = Script.load("gateway.access", "limits.lua")
-        self._batches: Batches[Kind, Decision] = Batches(self._ask, most=MOST_AT_ONCE)
-        self._refusals: OrderedDict[Kind, _Refusal] = OrderedDict()
+        self._batches: Batches[Limits, Decision] = Batches(self._ask, most=MOST_AT_ONCE)
+        self._refusals: OrderedDict[Limits, _Refusal] = OrderedDict()
 
     async def take(self, limits: Sequence[Limit]) -> Decision:
         """Decide by Redis, or within 100 ms without it; count the decision either way."""
-        kind = tuple(limits)
+        limits = tuple(limits)
         with span("limit") as asked:
-            decision = self._remembered(kind) or await self._decide(kind)
+            decision = self._remembered(limits) or await self._decide(limits)
             asked.set({"gateway.limit.allowed": decision.allowed, "gateway.limit.store": decision.store})
         outcome = "allowed" if decision.allowed else "refused"
-        for limit in [decision.refused_by] if decision.refused_by else kind:
+        for limit in [decision.refused_by] if decision.refused_by else limits:
             self._metrics.rate_limit_decisions[limit.kind, outcome, decision.store].inc()
         return decision
 
-    async def _decide(self, kind: Kind) -> Decision:
-        if not kind:
+    async def _decide(self, limits: Limits) -> Decision:
+        if not limits:
             return Decision(allowed=True, states=(), store="redis")
         # The limits of one client lie in one slot of a cluster.
-        group = kind[0].hash_tag if self._store.is_cluster else ""
+        group = limits[0].hash_tag if self._store.is_cluster else ""
         try:
-            return await self._batches.ask(kind, group=group)
+            return await self._batches.ask(limits, group=group)
         except StorageUnavailable:
-            return await self._local.take(kind)
+            return await self._local.take(limits)
 
-    def _remembered(self, kind: Kind) -> Decision | None:
-        refusal = self._refusals.get(kind) if self._refusals else None
+    def _remembered(self, limits: Limits) -> Decision | None:
+        refusal = self._refusals.get(limits) if self._refusals else None
         if refusal is None:
             return None
         elapsed = self._clock.monotonic() - refusal.asked_at
         if elapsed < min(REMEMBERED, refusal.decision.retry_after):
             return refusal.decision.after(elapsed)
-        del self._refusals[kind]
+        del self._refusals[limits]
         return None
 
-    async def _ask(self, requests: Sequence[Kind]) -> Sequence[Decision]:
-        """Have Redis decide about requests; those of one kind are one question, and how often it is asked."""
-        kinds = Counter(requests)
+    async def _ask(self, requests: Sequence[Limits]) -> Sequence[Decision]:
+        """Have Redis decide about requests; those with the same limits are one question, and how often it is asked."""
+        counts = Counter(requests)
         keys: dict[str, int] = {}
         numbers: list[int] = []
-        for kind, count in kinds.items():
-            numbers += (count, len(kind))
-            for limit in kind:
+        for limits, count in counts.items():
+            numbers += (count, len(limits))
+            for limit in limits:
                 place = keys.setdefault(limit.key, len(keys) + 1)
                 numbers += (place, limit.quota.amount, limit.quota.window * MICROSECONDS)
         args = [" ".join(map(str, numbers))]  # as one: redis-py takes microseconds for each
         asked_at = self._clock.monotonic()
         reply = iter(await self._store.run(lambda redis: self._script(redis, [*keys], args)))
         decisions = {}
-        for kind, count in kinds.items():
+        for limits, count in counts.items():
             taken = next(reply)
             # Each limit's backlog comes as whole microseconds and a part in 1/amount microseconds.
-            backlogs = [next(reply) * limit.quota.amount + next(reply) for limit in kind]
-            decided = _decided(kind, backlogs, count=count, taken=taken)
+            backlogs = [next(reply) * limit.quota.amount + next(reply) for limit in limits]
+            decided = _decided(limits, backlogs, count=count, taken=taken)
             if taken < count:
-                self._remember(kind, _Refusal(decided[-1], asked_at))
-            decisions[kind] = iter(decided)
-        return [next(decisions[kind]) for kind in requests]
+                self._remember(limits, _Refusal(decided[-1], asked_at))
+            decisions[limits] = iter(decided)
+        return [next(decisions[limits]) for limits in requests]
 
-    def _remember(self, kind: Kind, refusal: _Refusal) -> None:
-        self._refusals[kind] = refusal
+    def _remember(self, limits: Limits, refusal: _Refusal) -> None:
+        self._refusals[limits] = refusal
         if len(self._refusals) > MOST_REFUSALS:
             self._refusals.popitem(last=False)
 
 
-def _decided(kind: Kind, backlogs: Sequence[int], *, count: int, taken: int) -> list[Decision]:
-    """Return what so many requests of one kind are told, of which the first were taken.
+def _decided(limits: Limits, backlogs: Sequence[int], *, count: int, taken: int) -> list[Decision]:
+    """Return what so many requests with the same limits are told, of which the first were taken.
 
     `backlogs`: how far each TAT lay ahead before them, in its pace's unit.
     """
-    paces = [Pace.of(limit.quota) for limit in kind]
+    paces = [Pace.of(limit.quota) for limit in limits]
     decisions = []
     for _ in range(taken):
         backlogs = [backlog + pace.interval for backlog, pace in zip(backlogs, paces, strict=True)]
-        decisions.append(decide(kind, paces, backlogs, allowed=True, store="redis"))
+        decisions.append(decide(limits, paces, backlogs, allowed=True, store="redis"))
     if taken < count:
-        decisions += [decide(kind, paces, backlogs, allowed=False, store="redis")] * (count - taken)
+        decisions += [decide(limits, paces, backlogs, allowed=False, store="redis")] * (count - taken)
     return decisions
