@@ -96,13 +96,10 @@ def test_what_callers_had_fetched_shows_what_is_held(prometheus):
     assert prometheus.number('sum(quantapay_credit_balance{currency="usd"})') == 150.25
 
 
-MOST_LOST = 7
-"""Requests of one kind that `Traffic` sends in a second at most."""
-
-
 def test_workers_are_one_target_and_the_death_of_one_takes_and_doubles_nothing(watched):
     prometheus, gateway, traffic = watched
     victim = next(pid for pid in gateway.children() if b"\0worker\0" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    gateway.samples("gateway_")  # for which workers write down what they counted
     os.kill(victim, signal.SIGKILL)
     until(lambda: victim not in gateway.children(), "the worker is gone")
     traffic.end()
@@ -113,10 +110,9 @@ def test_workers_are_one_target_and_the_death_of_one_takes_and_doubles_nothing(w
     assert prometheus.number(f'count(up{{job="{JOB}"}})') == 1
     assert prometheus.number('max(resets({__name__=~"gateway_.*_total|quantapay_.*_total"}[2m]))') == 0
     counted = 'sum(gateway_http_requests_total{route="/balances", status="200"})'
-    # The killed worker takes along what it counted since it was last asked to write, which is a second at most; and one
-    # that it was answering may be counted, and is not answered.
-    asked = traffic.balances_asked
-    assert asked - MOST_LOST <= prometheus.number(counted) <= asked + 1
+    # One that the killed worker had just answered may not be written down; one that it was answering may be counted,
+    # and is not answered.
+    assert abs(prometheus.number(counted) - traffic.balances_asked) <= 1
     assert prometheus.number("sum(gateway_http_requests_in_flight)") == 0
     assert max(prometheus.ask("sum by (function) (quantapay_breaker_state)").values()) <= WORKERS
     for once in ("quantapay_budget_limit", "gateway_redis_up", "gateway_build_info", "quantapay_clock_skew_seconds"):
