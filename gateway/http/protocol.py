@@ -121,8 +121,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     perhaps for ever, until it has taken the rest.
     """
 
-    _head_bytes = 0
     _in_head = True
+    _head_bytes = 0
+    """What came of an unfinished head after the piece that it began in; more than the bound once it is refused."""
     _late_at: float | None = None
     """When the request that is coming in has taken too long, on the loop's clock; None while none is."""
     _idle_at: float | None = None
@@ -145,13 +146,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what arrives while a head is incomplete, before any of it is kept."""
+        """Count what arrives while a head is incomplete, and keep no more of one that is too long without its end."""
         if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEAD_BYTES + len(data):
-                self.transport.write(_TOO_LARGE)
-                self.transport.close()
+            if self._head_bytes > MOST_HEAD_BYTES:
+                self._refuse_head()
                 return
+            self._head_bytes += len(data)
         super().data_received(data)
 
     def on_message_begin(self) -> None:
@@ -161,7 +161,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Stop counting bytes: a body has a bound of its own."""
-        self._in_head, self._idle_at = False, None
+        self._in_head, self._head_bytes, self._idle_at = False, 0, None
         super().on_headers_complete()
         if self.cycle is not None:
             self.cycle.__class__ = _Cycle  # uvicorn names its own where it makes it; none has sent anything yet
@@ -177,7 +177,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             super().on_response_complete()
             return
         self.server_state.total_requests += 1
-        if not self.transport.is_closing():
+        if self._head_bytes > MOST_HEAD_BYTES:
+            self._refuse_head()
+        elif not self.transport.is_closing():
             self.flow.resume_reading()
             self._idle_at = self.loop.time() + self.timeout_keep_alive
 
@@ -205,6 +207,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
+
+    def _refuse_head(self) -> None:
+        """Answer 431 and end the connection, once what was asked before has its answer: it would be taken for that."""
+        self._late_at = None
+        # uvicorn's types leave out that there is no cycle before the first request
+        if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]
+            return
+        if not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
 
     def _start(self) -> None:
         self._in_head, self._head_bytes, self._idle_at = True, 0, None
