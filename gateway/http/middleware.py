@@ -17,7 +17,7 @@ from gateway.errors import InternalError
 from gateway.http import headers
 from gateway.http.problems import Problems
 from gateway.lifecycle import Lifecycle, Phase
-from gateway.telemetry.logs import frames_of, open_record
+from gateway.telemetry.logs import frames_of, open_record, write_request
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.spans import Span, Tracer, root
 
@@ -106,15 +106,15 @@ class RequestRecord:
         self._count(route, method, status, seconds, record)
         if self._tracer is not None:
             _describe(request, route, method, status, record)
-        # `log.info` would look for the method in vain before it binds, which takes 0.8 µs.
-        log.bind().info(
-            "request",
-            request_id=scope["state"]["request_id"],
-            method=method,
-            route=route,
-            status=status,
-            duration_ms=round(seconds * 1000, 1),
-            **record,
+        write_request(
+            {
+                "request_id": scope["state"]["request_id"],
+                "method": method,
+                "route": route,
+                "status": status,
+                "duration_ms": round(seconds * 1000, 1),
+                **record,
+            }
         )
 
     def _count(self, route: str, method: str, status: int, seconds: float, record: Mapping[str, object]) -> None:
