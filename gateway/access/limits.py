@@ -7,7 +7,7 @@ in Redis (`limits_redis.py`) or, without it, from this process's share (`limits_
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from gateway.quota import Quota
 
@@ -29,6 +29,10 @@ class Limit(NamedTuple):
     def hash_tag(self) -> str:
         """What says in which slot of a cluster the key lies."""
         return self.key.partition("{")[2].partition("}")[0]
+
+
+Limits: TypeAlias = tuple[Limit, ...]
+"""Those of a request. Requests with the same ones can only differ in who comes first."""
 
 
 @lru_cache(MOST_CACHED)

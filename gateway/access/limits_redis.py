@@ -1,11 +1,12 @@
 """Limits over all processes: GCRA (see `limits_local.py`) in Redis, or the local share without it."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from gateway.access.limits import Decision, Limit
+from gateway.access.limits import Decision, Limit, Limits
 from gateway.access.limits_local import MICROSECONDS, LocalLimiter, Pace, decide
+from gateway.access.permits import Permits
 from gateway.clock import Clock
 from gateway.errors import StorageUnavailable
 from gateway.store.batch import Batches
@@ -20,9 +21,6 @@ MOST_REFUSALS = 10_000
 REMEMBERED = 1.0
 """Seconds for which a refusal is remembered: no longer, as a limit can be lifted in Redis."""
 
-Limits: TypeAlias = tuple[Limit, ...]
-"""Those of a request. Requests with the same ones can only differ in who comes first."""
-
 
 class _Refusal(NamedTuple):
     """What Redis refused, and when it was asked: it cannot let the same through before `retry_after` from then."""
@@ -36,7 +34,7 @@ class RedisLimiter:
 
     Requests that come at the same time are decided by one script: alone each costs this process 200 µs, by two
     dozen 24. And a refusal is remembered for a second, so that a flood costs Redis nothing: GCRA would refuse the same
-    again until its time has come.
+    again until its time has come. Busy clients take permits in advance (`permits.py`).
     """
 
     def __init__(self, store: Store, local: LocalLimiter, *, clock: Clock, metrics: Metrics) -> None:
@@ -47,12 +45,13 @@ class RedisLimiter:
         self._script = Script.load("gateway.access", "limits.lua")
         self._batches: Batches[Limits, Decision] = Batches(self._ask, most=MOST_AT_ONCE)
         self._refusals: OrderedDict[Limits, _Refusal] = OrderedDict()
+        self._permits = Permits(clock)
 
     async def take(self, limits: Sequence[Limit]) -> Decision:
         """Decide by Redis, or within 100 ms without it; count the decision either way."""
         limits = tuple(limits)
         with span("limit") as asked:
-            decision = self._remembered(limits) or await self._decide(limits)
+            decision = self._permits.take(limits) or self._remembered(limits) or await self._decide(limits)
             asked.set({"gateway.limit.allowed": decision.allowed, "gateway.limit.store": decision.store})
         outcome = "allowed" if decision.allowed else "refused"
         for limit in [decision.refused_by] if decision.refused_by else limits:
@@ -80,28 +79,41 @@ class RedisLimiter:
         return None
 
     async def _ask(self, requests: Sequence[Limits]) -> Sequence[Decision]:
+        """Decide about requests, by permits that came while these waited, or by Redis."""
+        at_hand = [self._permits.take(limits) for limits in requests]
+        missing = [limits for limits, decision in zip(requests, at_hand, strict=True) if decision is None]
+        decided = iter(await self._ask_redis(missing) if missing else ())
+        return [decision or next(decided) for decision in at_hand]
+
+    async def _ask_redis(self, requests: Sequence[Limits]) -> Sequence[Decision]:
         """Have Redis decide about requests; those with the same limits are one question, and how often it is asked."""
         counts = Counter(requests)
+        spare = MOST_AT_ONCE - len(requests)
         keys: dict[str, int] = {}
         numbers: list[int] = []
         for limits, count in counts.items():
-            numbers += (count, len(limits))
+            in_advance = min(self._permits.wanted(limits), spare)
+            spare -= in_advance
+            numbers += (count + in_advance, len(limits))
             for limit in limits:
                 place = keys.setdefault(limit.key, len(keys) + 1)
                 numbers += (place, limit.quota.amount, limit.quota.window * MICROSECONDS)
         args = [" ".join(map(str, numbers))]  # as one: redis-py takes microseconds for each
         asked_at = self._clock.monotonic()
         reply = iter(await self._store.run(lambda redis: self._script(redis, [*keys], args)))
-        decisions = {}
-        for limits, count in counts.items():
-            taken = next(reply)
+        taken, decisions = {}, {}
+        for limits in counts:
+            taken[limits] = next(reply)
             # Each limit's backlog comes as whole microseconds and a part in 1/amount microseconds.
             backlogs = [next(reply) * limit.quota.amount + next(reply) for limit in limits]
-            decided = _decided(limits, backlogs, count=count, taken=taken)
-            if taken < count:
-                self._remember(limits, _Refusal(decided[-1], asked_at))
-            decisions[limits] = iter(decided)
-        return [next(decisions[limits]) for limits in requests]
+            decisions[limits] = _decisions(limits, backlogs, taken=taken[limits])
+        decided = [next(decisions[limits]) for limits in requests]
+        for limits, last in dict(zip(requests, decided, strict=True)).items():
+            if not last.allowed:
+                self._remember(limits, _Refusal(last, asked_at))
+            left = max(0, taken[limits] - counts[limits])
+            self._permits.keep(last, decisions[limits], size=left, taken_at=asked_at)
+        return decided
 
     def _remember(self, limits: Limits, refusal: _Refusal) -> None:
         self._refusals[limits] = refusal
@@ -109,16 +121,15 @@ class RedisLimiter:
             self._refusals.popitem(last=False)
 
 
-def _decided(limits: Limits, backlogs: Sequence[int], *, count: int, taken: int) -> list[Decision]:
-    """Return what so many requests with the same limits are told, of which the first were taken.
+def _decisions(limits: Limits, backlogs: Sequence[int], *, taken: int) -> Iterator[Decision]:
+    """Yield what requests with the same limits are told, of which the first were taken.
 
     `backlogs`: how far each TAT lay ahead before them, in its pace's unit.
     """
     paces = [Pace.of(limit.quota) for limit in limits]
-    decisions = []
     for _ in range(taken):
         backlogs = [backlog + pace.interval for backlog, pace in zip(backlogs, paces, strict=True)]
-        decisions.append(decide(limits, paces, backlogs, allowed=True, store="redis"))
-    if taken < count:
-        decisions += [decide(limits, paces, backlogs, allowed=False, store="redis")] * (count - taken)
-    return decisions
+        yield decide(limits, paces, backlogs, allowed=True, store="redis")
+    refusal = decide(limits, paces, backlogs, allowed=False, store="redis")
+    while True:
+        yield refusal

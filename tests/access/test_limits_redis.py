@@ -12,6 +12,7 @@ from datetime import timedelta
 from fractions import Fraction
 from importlib.resources import files
 from itertools import groupby
+from typing import Any
 
 import pytest
 import redis
@@ -24,9 +25,10 @@ from gateway.access.limits_local import LocalLimiter
 from gateway.access.limits_redis import MOST_AT_ONCE, RedisLimiter
 from gateway.clock import SystemClock
 from gateway.quota import Quota
-from gateway.store.client import connect
+from gateway.store.client import DEADLINE, connect
 from gateway.store.redis import Store
 from gateway.telemetry.metrics import Metrics
+from tests.plugins.gateway import PATIENCE
 from tests.plugins.valkey import ValkeyServer
 
 ValkeyFactory = Callable[[], ValkeyServer]
@@ -222,10 +224,10 @@ def test_a_changed_quota_keeps_what_was_used(valkey: ValkeyServer) -> None:
 
 @asynccontextmanager
 async def limiter_on(
-    url: str, *, processes: int = 1, clock: SystemClock | None = None
+    url: str, *, processes: int = 1, clock: SystemClock | None = None, deadline: float = PATIENCE
 ) -> AsyncIterator[tuple[RedisLimiter, Store, Metrics]]:
     clock, metrics = clock or SystemClock(), Metrics()
-    store = Store(connect(url), clock=clock, metrics=metrics)
+    store = Store(connect(url, deadline=deadline), clock=clock, metrics=metrics, deadline=deadline)
     await store.start()
     yield RedisLimiter(store, LocalLimiter(clock, lambda: processes), clock=clock, metrics=metrics), store, metrics
     await store.close()
@@ -332,6 +334,69 @@ async def test_who_gives_up_waiting_takes_nobody_with_them(valkey: ValkeyServer)
             await gone
 
 
+class StillClock(SystemClock):
+    """Time that stands still."""
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+async def test_a_busy_client_asks_redis_for_few_of_its_requests(valkey: ValkeyServer) -> None:
+    async with limiter_on(valkey.url, clock=StillClock()) as (limiter, _, metrics):
+        wanted = [limit("100000/second")]
+        with valkey.client() as client:
+            await limiter.take([limit("1/hour", "warm-up")])
+            before = scripts_run(client)
+            decisions = [await limiter.take(wanted) for _ in range(200)]
+            assert scripts_run(client) - before == 9  # each time twice as many in advance: 0, 1, 2, 4, …, 127
+        assert all(decision.allowed and decision.store == "redis" for decision in decisions)
+        assert counted(metrics, "client", "allowed", "redis") == 201
+        # Each says what it left, as if it had asked by itself.
+        left = [decision.states[0].remaining for decision in decisions[136:]]
+        assert left == list(range(left[0], left[0] - len(left), -1))
+
+
+async def test_requests_that_wait_use_the_permits_that_come_meanwhile(valkey: ValkeyServer) -> None:
+    async with limiter_on(valkey.url, clock=StillClock()) as (limiter, _, _metrics):
+        wanted = [limit("100000/second")]
+        for _ in range(38):
+            await limiter.take(wanted)  # the last of these leaves 32 in advance
+        with valkey.client() as client:
+            before = scripts_run(client)
+            under_way = [asyncio.create_task(limiter.take(wanted)) for _ in range(33)]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # the last of them, which found none left, is on its way
+            decisions = await asyncio.gather(*under_way, *(limiter.take(wanted) for _ in range(64)))
+            assert scripts_run(client) - before == 1
+        assert all(decision.allowed for decision in decisions)
+
+
+async def test_what_is_taken_in_advance_counts_to_what_one_call_decides(
+    valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with limiter_on(valkey.url, clock=StillClock()) as (limiter, _, _metrics):
+        run, totals = limiter._script, []
+
+        async def script(redis: Any, keys: Sequence[str], args: Sequence[str]) -> Any:
+            totals.append(sum(map(int, args[0].split()[::5])))  # of each kind: number, 1, key, amount, window
+            return await run(redis, keys, args)
+
+        monkeypatch.setattr(limiter, "_script", script)
+        clients = [[limit("100000/second", f"c{number}")] for number in range(40)]
+        for _ in range(12):
+            await asyncio.gather(*(limiter.take(limits) for limits in clients * 2))
+    assert max(totals) == MOST_AT_ONCE
+
+
+async def test_a_limit_that_is_spent_gives_nothing_in_advance(valkey: ValkeyServer) -> None:
+    async with limiter_on(valkey.url, clock=StillClock()) as (limiter, _, _metrics):
+        wanted = [limit("100/second")]
+        decisions = [await limiter.take(wanted) for _ in range(150)]
+        allowed = [decision.allowed for decision in decisions]
+        assert 100 <= sum(allowed) < 150
+        assert allowed[:100] == [True] * 100
+
+
 async def test_a_flood_of_refusals_asks_redis_once_a_second(valkey: ValkeyServer) -> None:
     clock = MovedClock()
     async with limiter_on(valkey.url, clock=clock) as (limiter, _, metrics):
@@ -420,8 +485,9 @@ asyncio.run(main())
 """
 
 
-def test_several_processes_together_never_exceed_the_limit(valkey: ValkeyServer) -> None:
-    rate, seconds = 150, 2.0
+@pytest.mark.parametrize("rate", [40, 150, 1000])  # with none, some and many permits in advance
+def test_several_processes_together_never_exceed_the_limit(valkey: ValkeyServer, rate: int) -> None:
+    seconds = 2.0
     command = [sys.executable, "-c", WORKER, valkey.url, f"{rate}/second", str(seconds)]
     workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     for worker in workers:
@@ -464,7 +530,7 @@ async def back_on_redis(limiter: RedisLimiter, wanted: Limit) -> None:
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
 async def test_without_redis_each_process_goes_on_with_its_share(valkey_factory: ValkeyFactory, fault: str) -> None:
     server = valkey_factory()
-    async with limiter_on(server.url, processes=4) as (limiter, store, metrics):
+    async with limiter_on(server.url, processes=4, deadline=DEADLINE) as (limiter, store, metrics):
         wanted = limit("100/hour")
         assert (await limiter.take([wanted])).store == "redis"
 
@@ -490,7 +556,7 @@ async def test_without_redis_each_process_goes_on_with_its_share(valkey_factory:
 
 async def test_a_flood_on_a_frozen_redis_is_decided_within_the_deadline(valkey_factory: ValkeyFactory) -> None:
     server = valkey_factory()
-    async with limiter_on(server.url) as (limiter, _, _metrics):
+    async with limiter_on(server.url, deadline=DEADLINE) as (limiter, _, _metrics):
         server.pause()
         wanted = limit("50/hour")
         decisions = await asyncio.gather(*(timed(limiter, wanted) for _ in range(200)))
