@@ -11,9 +11,8 @@ They are taken together with those that requests wait for, and only where nobody
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
-from gateway.access.limits import MOST_CACHED, Decision, Limits
+from gateway.access.limits import Decision, Limits
 from gateway.clock import Clock
 
 GOOD_FOR = 0.02
@@ -72,7 +71,6 @@ class Permits:
         return self._clock.monotonic() - advance.taken_at < GOOD_FOR
 
 
-@lru_cache(MOST_CACHED)
 def _most(limits: Limits) -> int:
     """Return how many come back while a permit is good."""
     return min(int(limit.quota.amount * GOOD_FOR / limit.quota.window) for limit in limits)
