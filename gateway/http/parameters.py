@@ -21,8 +21,8 @@ _LONGEST_REMEMBERED = 100
 class Parameters:
     """The parameters of one route: texts in its path, and one model of its query.
 
-    Reads them in 8 µs where FastAPI takes 47, and in 1 µs if they came lately and the model is frozen: what was read
-    is then remembered, and shared. No key is, as one fits no frozen model.
+    Reads them in 8 µs where FastAPI takes 47, and in 2 µs if the query came lately and its model is frozen: what was
+    read of it is then remembered, and shared. No key is, as one fits no frozen model.
     """
 
     def __init__(self, dependant: Dependant, *, any_query: bool = False) -> None:
@@ -36,31 +36,36 @@ class Parameters:
         if len(self._query) > 1:
             raise TypeError("a route takes its query as one model")
         self._remembers = any(model.model_config.get("frozen", False) for _, model in self._query)
-        self._read_once = lru_cache(_MOST_REMEMBERED)(self._read)
+        self._read_query_once = lru_cache(_MOST_REMEMBERED)(self._read_query)
 
     def read(self, path: Mapping[str, str], query: bytes) -> Mapping[str, Any]:
         """Return the arguments of the route's function. `path`: by name, decoded. Raises `ValidationFailed`."""
-        read = self._read_once if self._remembers and len(query) <= _LONGEST_REMEMBERED else self._read
-        return read(query, *[path[alias] for _, alias, _ in self._path])
-
-    def _read(self, query: bytes, *path: str) -> Mapping[str, Any]:
         arguments: dict[str, Any] = {}
         faults: list[FieldFault] = []
-        for (name, alias, adapter), text in zip(self._path, path, strict=True):
+        for name, alias, adapter in self._path:
             try:
-                arguments[name] = adapter.validate_python(text)
+                arguments[name] = adapter.validate_python(path[alias])
             except ValidationError as error:
                 faults += _faults(error, "path", alias)
+        is_remembered = self._remembers and len(query) <= _LONGEST_REMEMBERED
+        try:
+            arguments.update(self._read_query_once(query) if is_remembered else self._read_query(query))
+        except ValidationFailed as error:
+            faults += error.faults
+        if faults:
+            raise ValidationFailed(faults=faults)
+        return arguments
+
+    def _read_query(self, query: bytes) -> Mapping[str, Any]:
+        if not self._query and not self._any_query:
+            refuse_any(query)
+        arguments: dict[str, Any] = {}
         for name, model in self._query:
             given = _once_each(query, known=model.model_fields)
             try:
                 arguments[name] = model.model_validate(given)
             except ValidationError as error:
-                faults += _faults(error, "query")
-        if not self._query and not self._any_query:
-            refuse_any(query)
-        if faults:
-            raise ValidationFailed(faults=faults)
+                raise ValidationFailed(faults=_faults(error, "query")) from None
         return arguments
 
 

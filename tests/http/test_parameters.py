@@ -138,4 +138,10 @@ def test_only_so_many_queries_are_remembered() -> None:
     remembering = parameters_of(frozen)
     for page in range(2000):
         remembering.read({"cryptocurrency": "btc"}, b"currency=usd&page=%d" % page)
-    assert remembering._read_once.cache_info().currsize == 1024
+    assert remembering._read_query_once.cache_info().currsize == 1024
+
+
+def test_a_fault_in_the_path_does_not_hide_that_of_the_query() -> None:
+    with pytest.raises(ValidationFailed) as refused:
+        REMEMBERING.read({"cryptocurrency": "b t"}, b"currency=usd&unheard=of")
+    assert [fault.parameter for fault in refused.value.faults] == ["cryptocurrency", "unheard"]
