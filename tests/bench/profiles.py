@@ -33,7 +33,7 @@ LEAST = 0.005
 """A part that is smaller than this everywhere is left out."""
 
 PARTS = (
-    ("uvicorn|gateway/http/protocol", "HTTP: uvicorn and the socket"),
+    ("uvicorn|gateway/http/(protocol|cycle)", "HTTP: uvicorn and the socket"),
     ("gateway/telemetry|structlog|prometheus_client|json/encoder", "log line and metrics"),
     ("gateway/store|gateway/access/limits|redis/", "Redis: limits, budget, claims, sessions"),
     ("gateway/quantapay|httpx|aiohttp|yarl|multidict|urllib", "the call to QuantaPay"),

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from gateway import server
 from gateway.http import protocol
+from gateway.http.cycle import Cycle
 from gateway.server import Listener, bind
 
 ANSWER = b"x" * 512 * 1024
@@ -93,11 +94,11 @@ class Written:
         self.closed = True
 
 
-def cycle(method: str = "GET") -> tuple[protocol._Cycle, Written]:
+def cycle(method: str = "GET") -> tuple[Cycle, Written]:
     """Return a request that waits for its answer, and where that will be written."""
     written = Written()
     log = logging.getLogger()
-    return protocol._Cycle(
+    return Cycle(
         {"type": "http", "method": method},  # type: ignore[typeddict-item]  # all that is looked at
         transport=written,  # type: ignore[arg-type]
         flow=FlowControl(written),  # type: ignore[arg-type]
@@ -294,7 +295,7 @@ async def answers_to(request_: bytes) -> dict[str, bytes]:
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS.keys())
 async def test_every_answer_goes_out_as_uvicorns_own_does(request_: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = await answers_to(request_)
-    monkeypatch.setattr(protocol, "_Cycle", RequestResponseCycle)
+    monkeypatch.setattr(protocol, "Cycle", RequestResponseCycle)
     assert ours == await answers_to(request_)
 
 
