@@ -2,15 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import pytest
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.http import protocol
-from gateway.http.protocol import MOST_HEAD_BYTES, BoundedHttpProtocol
-from tests.http.test_protocol import body, listening, serve_raw, start
+from gateway.http.protocol import MOST_HEAD_BYTES
+from tests.http.raw import Noting, Pieces, connected, listening, serve_raw
 
 CLOSE = b"Host: x\r\nConnection: close\r\n"
 
@@ -38,63 +36,6 @@ Shape = Callable[[int], bytes]
 shapes = pytest.mark.parametrize("shape", [with_a_long_value, with_many_headers, with_a_long_url])
 TOO_LONG = with_a_long_value(MOST_HEAD_BYTES + 1)
 REFUSED = protocol._TOO_LARGE
-
-
-class Noting:
-    """An application that says where it was asked, and how much it was sent, and notes all it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.may_answer = asyncio.Event()
-        self.may_answer.set()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.asked.append(scope["path"])
-        size, more = 0, True
-        while more:
-            message = await receive()
-            size, more = size + len(message["body"]), message["more_body"]
-        await self.may_answer.wait()
-        answer = b"%s %d" % (scope["path"].encode(), size)
-        await send(start((b"content-length", b"%d" % len(answer))))
-        await send(body(answer))
-
-
-class Pieces:
-    """Notes the pieces that are read, and sends some."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-
-    async def send(self, writer: asyncio.StreamWriter, *pieces: bytes) -> None:
-        """Send each piece when those before it have been read."""
-        for piece in pieces:
-            came = sum(self.sizes)
-            writer.write(piece)
-            async with asyncio.timeout(10):
-                while sum(self.sizes) < came + len(piece):
-                    await asyncio.sleep(0.001)
-
-
-@pytest.fixture
-def pieces(monkeypatch: pytest.MonkeyPatch) -> Pieces:
-    noted, receive = Pieces(), BoundedHttpProtocol.data_received
-
-    def note(self: BoundedHttpProtocol, data: bytes) -> None:
-        noted.sizes.append(len(data))
-        receive(self, data)
-
-    monkeypatch.setattr(BoundedHttpProtocol, "data_received", note)
-    return noted
-
-
-@asynccontextmanager
-async def connected(app: ASGIApp) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Connect to an application."""
-    async with listening(app) as address, asyncio.timeout(10):
-        reader, writer = await asyncio.open_connection(*address)
-        yield reader, writer
-        writer.close()
 
 
 @shapes

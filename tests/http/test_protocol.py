@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
@@ -17,6 +17,7 @@ from gateway import server
 from gateway.http import protocol
 from gateway.http.cycle import Cycle
 from gateway.server import Listener, bind
+from tests.http.raw import body, listening, sent, serve_raw, start
 
 ANSWER = b"x" * 512 * 1024
 STALL = 0.2
@@ -116,14 +117,6 @@ def cycle(method: str = "GET") -> tuple[Cycle, Written]:
 HEAD_OF_4 = b"HTTP/1.1 200 OK\r\ndate: today\r\ncontent-length: 4\r\n\r\n"
 
 
-def start(*headers: tuple[bytes, bytes], status: int = 200) -> Any:
-    return {"type": "http.response.start", "status": status, "headers": headers}
-
-
-def body(data: bytes, *, more: bool = False) -> Any:
-    return {"type": "http.response.body", "body": data, "more_body": more}
-
-
 async def test_a_head_goes_out_with_its_body() -> None:
     answer, written = cycle()
     await answer.send(start((b"content-length", b"4")))
@@ -180,35 +173,6 @@ async def test_nothing_is_written_for_a_caller_who_is_gone() -> None:
     answer.disconnected = True
     await answer.send(body(b"body"))
     assert written.writes == []
-
-
-@asynccontextmanager
-async def listening(app: ASGIApp) -> AsyncIterator[tuple[str, int]]:
-    """Serve an application; yield its address."""
-    sock = bind("127.0.0.1", 0)
-    listener = Listener(app, sock, lifespan=False, grace=0)
-    serving = asyncio.create_task(listener.run_until_stopped())
-    try:
-        yield sock.getsockname()
-    finally:
-        listener.should_exit = True
-        await serving
-
-
-async def sent(address: tuple[str, int], requests: bytes) -> bytes:
-    """Send bytes over a socket, and return all that comes until it closes."""
-    reader, writer = await asyncio.open_connection(*address)
-    writer.write(requests)
-    async with asyncio.timeout(10):
-        answer = await reader.read()
-    writer.close()
-    return answer
-
-
-async def serve_raw(app: ASGIApp, requests: bytes) -> bytes:
-    """Send bytes to an application over a socket, and return all that comes until it closes."""
-    async with listening(app) as address:
-        return await sent(address, requests)
 
 
 async def echo_path(scope: Scope, receive: Receive, send: Send) -> None:
