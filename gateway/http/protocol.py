@@ -35,7 +35,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _is_large = False
     """Whether the piece that came last has room for a head that is too long."""
     _head_bytes = 0
-    """What came of an unfinished head after the piece that it began in; more than the bound once it is refused."""
+    """What came of an unfinished head after the piece that it began in."""
+    _is_refused = False
+    """Whether a request came that is too long, or cannot be read: nothing after it is read."""
     _late_at: float | None = None
     """When the request that is coming in has taken too long, on the loop's clock; None while none is."""
     _idle_at: float | None = None
@@ -59,20 +61,19 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count what arrives while a head is incomplete, and keep no more of one that is too long without its end."""
+        if self._is_refused:
+            return
         self._is_large = len(data) > MOST_HEAD_BYTES
         if self._in_head:
             if self._head_bytes > MOST_HEAD_BYTES:
-                self._refuse_head()
+                self._refuse()
                 return
             self._head_bytes += len(data)
         super().data_received(data)
 
     def send_400_response(self, msg: str) -> None:
-        """Tell a head that is too long, at which the parser was stopped, from what it could not read."""
-        if self._head_bytes > MOST_HEAD_BYTES:
-            self._refuse_head()
-        else:
-            super().send_400_response(msg)
+        """Refuse what cannot be read, or is a head that is too long, at which the parser was stopped."""
+        self._refuse()
 
     def on_message_begin(self) -> None:
         """Start the time of the next request on a connection that is reused."""
@@ -90,8 +91,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             if self._head_bytes > MOST_HEAD_BYTES:
                 raise _HeadTooLong
             self._head_bytes = 0
-        self._in_head, self._idle_at = False, None
         super().on_headers_complete()
+        self._in_head, self._idle_at = False, None
         if self.cycle is not None:
             self.cycle.__class__ = Cycle  # uvicorn names its own where it makes it; none has sent anything yet
 
@@ -106,8 +107,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             super().on_response_complete()
             return
         self.server_state.total_requests += 1
-        if self._head_bytes > MOST_HEAD_BYTES:
-            self._refuse_head()
+        if self._is_refused:
+            self._send_refusal()
         elif not self.transport.is_closing():
             self.flow.resume_reading()
             self._idle_at = self.loop.time() + self.timeout_keep_alive
@@ -141,15 +142,27 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         line = len(self.parser.get_method()) + len(self.url) + len(b"  HTTP/1.1\r\n")
         return line + sum(len(name) + len(value) + len(b": \r\n") for name, value in self.headers) + len(b"\r\n")
 
-    def _refuse_head(self) -> None:
-        """Answer 431 and end the connection, once what was asked before has its answer: it would be taken for that."""
-        self._late_at = None
+    def _refuse(self) -> None:
+        """Refuse what is coming in, once the requests before it are answered: it would be taken for such an answer."""
+        in_body = not self._in_head and self._late_at is not None
+        self._is_refused, self._late_at = True, None
+        if in_body and self.pipeline:
+            self.pipeline.popleft()  # the last to come, which never will be whole
+        elif in_body and self.cycle.response_started:
+            self.transport.close()
         # uvicorn's types leave out that there is no cycle before the first request
-        if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]
+        elif in_body or self.cycle is None or self.cycle.response_complete:  # type: ignore[redundant-expr]
+            self._send_refusal()
+
+    def _send_refusal(self) -> None:
+        """Answer 431 or 400, and end the connection."""
+        if self.transport.is_closing():
             return
-        if not self.transport.is_closing():
+        if self._head_bytes > MOST_HEAD_BYTES:
             self.transport.write(_TOO_LARGE)
             self.transport.close()
+        else:
+            super().send_400_response("Invalid HTTP request received.")
 
     def _start(self) -> None:
         self._in_head, self._head_bytes, self._idle_at = True, 0, None
