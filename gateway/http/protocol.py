@@ -23,6 +23,16 @@ class _HeadTooLong(Exception):
     """Stops the parser: of what follows in the same piece it hands on nothing."""
 
 
+class _Trailers(list[tuple[bytes, bytes]]):
+    """Keeps none (RFC 9110 §6.5.1): there may be millions, and the application would take each for a header."""
+
+    def append(self, trailer: tuple[bytes, bytes]) -> None:
+        """Drop it."""
+
+
+_TRAILERS = _Trailers()
+
+
 class BoundedHttpProtocol(HttpToolsProtocol):
     """uvicorn's httptools protocol that gives up on heads over 32 KiB, and on requests slower than 10 s.
 
@@ -32,10 +42,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     """
 
     _in_head = True
+    _in_trailers = False
+    """Whether a chunk began of which nothing came yet: the last one has nothing but trailers."""
     _is_large = False
     """Whether the piece that came last has room for a head that is too long."""
     _head_bytes = 0
-    """What came of an unfinished head after the piece that it began in."""
+    """What came of an unfinished head, or of trailers, after the piece that they began in."""
     _is_refused = False
     """Whether a request came that is too long, or cannot be read: nothing after it is read."""
     _late_at: float | None = None
@@ -60,11 +72,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what arrives while a head is incomplete, and keep no more of one that is too long without its end."""
+        """Count what arrives of a head or of trailers, and keep no more of those that are too long without an end."""
         if self._is_refused:
             return
         self._is_large = len(data) > MOST_HEAD_BYTES
-        if self._in_head:
+        if self._in_head or self._in_trailers:
             if self._head_bytes > MOST_HEAD_BYTES:
                 self._refuse()
                 return
@@ -93,12 +105,22 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._head_bytes = 0
         super().on_headers_complete()
         self._in_head, self._idle_at = False, None
+        self.headers = _TRAILERS  # what uvicorn would add to them from now on
         if self.cycle is not None:
             self.cycle.__class__ = Cycle  # uvicorn names its own where it makes it; none has sent anything yet
 
+    def on_chunk_header(self) -> None:
+        """Start counting bytes: trailers may follow, and httptools keeps one until its end."""
+        self._in_trailers, self._head_bytes = True, 0
+
+    def on_body(self, body: bytes) -> None:
+        """Stop counting bytes: this is no trailer."""
+        self._in_trailers, self._head_bytes = False, 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Stop the time: the request is here."""
-        self._late_at = None
+        self._in_trailers, self._late_at = False, None
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
