@@ -2,6 +2,7 @@
 
 import asyncio
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.http.cycle import Cycle
@@ -17,6 +18,7 @@ _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-type: application/problem+json\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 )
+_NOT_READ = "Invalid HTTP request received."
 
 
 class _HeadTooLong(Exception):
@@ -81,11 +83,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self._refuse()
                 return
             self._head_bytes += len(data)
-        super().data_received(data)
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what cannot be read, or is a head that is too long, at which the parser was stopped."""
-        self._refuse()
+        try:
+            self._parse(data)
+        except (HttpParserError, HttpParserUpgrade):
+            self.logger.warning(_NOT_READ)
+            self._refuse()
 
     def on_message_begin(self) -> None:
         """Start the time of the next request on a connection that is reused."""
@@ -160,6 +162,34 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._stall_timer.cancel()
             self._stall_timer = None
 
+    def _parse(self, data: bytes | memoryview) -> None:
+        """Read a piece, in which a request that asks for an upgrade is read again as if it did not (RFC 9110 §7.8).
+
+        To httptools, such a head is the end of HTTP: it skips the rest of the piece, and would take what comes after it
+        for a request, though it may be the rest of a body. Raises `HttpParserUpgrade` for CONNECT, which is one without
+        asking.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except HttpParserUpgrade as upgrade:
+                data = memoryview(data)[upgrade.args[0] :]
+                head = self._head_without_upgrade()
+                self.parser = HttpRequestParser(self)  # the other reads no more if this request is the last
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+                self.parser.feed_data(head)
+            else:
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        line = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        headers = [b": ".join(header) for header in self.scope["headers"] if header[0] != b"upgrade"]
+        return b"\r\n".join([line, *headers, b"\r\n"])
+
+    def _should_upgrade(self) -> bool:
+        """Have uvicorn pass over the head that will be read again."""
+        return True
+
     def _measure_head(self) -> int:
         line = len(self.parser.get_method()) + len(self.url) + len(b"  HTTP/1.1\r\n")
         return line + sum(len(name) + len(value) + len(b": \r\n") for name, value in self.headers) + len(b"\r\n")
@@ -184,7 +214,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.transport.write(_TOO_LARGE)
             self.transport.close()
         else:
-            super().send_400_response("Invalid HTTP request received.")
+            self.send_400_response(_NOT_READ)
 
     def _start(self) -> None:
         self._in_head, self._head_bytes, self._idle_at = True, 0, None
