@@ -3,7 +3,8 @@
 import asyncio
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.http.cycle import Cycle
 
@@ -52,6 +53,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     """What came of an unfinished head, or of trailers, after the piece that they began in."""
     _is_refused = False
     """Whether a request came that is too long, or cannot be read: nothing after it is read."""
+    _answering: RequestResponseCycle | None = None
+    """The request that is being answered, or was last; others may have come after it."""
     _late_at: float | None = None
     """When the request that is coming in has taken too long, on the loop's clock; None while none is."""
     _idle_at: float | None = None
@@ -67,11 +70,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._watch_caller()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Drop the timers with the connection."""
+        """Drop the timers with the connection, and tell the application: uvicorn tells of the last request only."""
         if self._timer is not None:
             self._timer.cancel()
         self._stop_stall_timer()
         super().connection_lost(exc)
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Count what arrives of a head or of trailers, and keep no more of those that are too long without an end."""
@@ -108,8 +114,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self._in_head, self._idle_at = False, None
         self.headers = _TRAILERS  # what uvicorn would add to them from now on
-        if self.cycle is not None:
-            self.cycle.__class__ = Cycle  # uvicorn names its own where it makes it; none has sent anything yet
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        cycle.__class__ = Cycle  # uvicorn names its own where it makes it; none has sent anything yet
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_chunk_header(self) -> None:
         """Start counting bytes: trailers may follow, and httptools keeps one until its end."""

@@ -318,3 +318,22 @@ async def test_a_request_half_of_which_came_before_the_last_answer_may_take_its_
         writer.write(b"t: x\r\n\r\n")
         assert (await reader.readuntil(b"/b")).startswith(b"HTTP/1.1 200")
         writer.close()
+
+
+@pytest.mark.parametrize("behind", [0, 1, 3])
+async def test_a_request_is_told_that_its_caller_is_gone_though_others_came_after_it(behind: int) -> None:
+    """A stream would go on for half an hour, with nobody to read it."""
+    asked, told = asyncio.Event(), asyncio.Event()
+
+    async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        told.set()
+
+    async with listening(wait) as address, asyncio.timeout(5):
+        _, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n" * (1 + behind))
+        await asked.wait()
+        writer.close()
+        await told.wait()
