@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from gateway.access.keys import Keyring
+from gateway.access.limits import TracedLimiter
 from gateway.access.limits_local import LocalLimiter
 from gateway.access.limits_redis import RedisLimiter
 from gateway.access.origins import Origins
@@ -38,7 +39,7 @@ from gateway.quantapay.transport import AiohttpTransport
 from gateway.routes.ops import create_ops_app
 from gateway.routes.public import create_api, create_public_app
 from gateway.settings import Settings
-from gateway.store.cache import Cache
+from gateway.store.cache import Cache, TracedCache
 from gateway.store.client import DEADLINE, RedisClient
 from gateway.store.idempotency import Idempotency
 from gateway.store.membership import Membership
@@ -125,9 +126,11 @@ class Gateway:
     def _services(self, clock: Clock) -> Services:
         settings, store, metrics = self._settings, self.store, self.metrics
         hold = settings.quantapay_timeout + CLAIM_OUTLIVES_DEADLINE
+        cache = Cache if self._tracer is None else TracedCache
+        limiter = RedisLimiter(store, LocalLimiter(clock, self._processes), clock=clock, metrics=metrics)
         return Services(
             account=account_id(settings.quantapay_url, _api_key(settings)),
-            cache=Cache(store, clock=clock, metrics=metrics, timeout=settings.quantapay_timeout),
+            cache=cache(store, clock=clock, metrics=metrics, timeout=settings.quantapay_timeout),
             checkout=Checkout(
                 orders=Orders(store),
                 order_sessions=OrderSessions(store, clock=clock, hold=hold),
@@ -143,7 +146,7 @@ class Gateway:
             idempotency=Idempotency(store, clock=clock, metrics=metrics, hold=hold),
             keyring=Keyring(self.config.current.clients),
             lifecycle=Lifecycle(),
-            limiter=RedisLimiter(store, LocalLimiter(clock, self._processes), clock=clock, metrics=metrics),
+            limiter=limiter if self._tracer is None else TracedLimiter(limiter),
             origins=Origins(self.config.current.clients),
             public_url=settings.public_url or "",
             quantapay=self._quantapay,

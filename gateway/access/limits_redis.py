@@ -12,7 +12,6 @@ from gateway.errors import StorageUnavailable
 from gateway.store.batch import Batches
 from gateway.store.redis import Script, Store
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.spans import span
 
 MOST_AT_ONCE = 128
 """Requests that one script decides, in a quarter of a millisecond if all have the same limits, else in some."""
@@ -50,9 +49,7 @@ class RedisLimiter:
     async def take(self, limits: Sequence[Limit]) -> Decision:
         """Decide by Redis, or within 100 ms without it; count the decision either way."""
         limits = tuple(limits)
-        with span("limit") as asked:
-            decision = self._permits.take(limits) or self._remembered(limits) or await self._decide(limits)
-            asked.set({"gateway.limit.allowed": decision.allowed, "gateway.limit.store": decision.store})
+        decision = self._permits.take(limits) or self._remembered(limits) or await self._decide(limits)
         outcome = "allowed" if decision.allowed else "refused"
         for limit in [decision.refused_by] if decision.refused_by else limits:
             self._metrics.rate_limit_decisions[limit.kind, outcome, decision.store].inc()

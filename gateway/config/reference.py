@@ -149,7 +149,7 @@ def _key_default(model: type[BaseModel], name: str, schema: dict[str, Any]) -> s
         return "required"
     if isinstance(info.default, BaseModel):
         return "see below"
-    if isinstance(info.default, tuple | dict):
+    if type(info.default) in (tuple, dict):
         return f"`{json.dumps(schema['properties'][name]['default'])}`" if info.default else "none"
     return f"`{info.default}`"
 

@@ -121,8 +121,9 @@ class Reads(NamedTuple):
         return Answer(200, headers, document.body)
 
     def _key(self, function: Function[Any], kind: str, parameters: Mapping[str, str]) -> CacheKey:
-        # As Python writes a dict of texts: quoted, so that no two read alike, and in the order of the route.
-        return CacheKey(function.name, f"{self.call.services.account}|{function.name}|{kind}|{parameters}")
+        # Each with its length, so that no two read alike; in the order of the route.
+        given = "".join([f"|{name}={len(value)}:{value}" for name, value in parameters.items()])
+        return CacheKey(function.name, f"{self.call.services.account}|{function.name}|{kind}{given}")
 
     def _is_forced(self) -> bool:
         """Tell whether a server asks for a call; a browser cannot, as every call is one of few."""

@@ -9,7 +9,7 @@ import platformdirs
 from pydantic import AfterValidator, AliasGenerator, BeforeValidator, Field, PrivateAttr, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gateway.quota import Quota
+from gateway.quota import QUOTA_SHAPE, Quota
 from gateway.settings import values
 from gateway.settings.docstrings import field_docstrings
 from gateway.settings.faults import ConfigFault
@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     ] = 10.0
     """One deadline for waiting, calling and retrying."""
 
-    quantapay_budget: Annotated[Quota, BeforeValidator(values.quota), Takes(Quota.SHAPE, "90/minute")] = Quota(90, 60)
+    quantapay_budget: Annotated[Quota, BeforeValidator(values.quota), Takes(QUOTA_SHAPE, "90/minute")] = Quota(90, 60)
     """The most calls to QuantaPay in any window, over all replicas together; creates can use all of it, reads 80 %."""
 
     host: Annotated[Host, _HOST] = "127.0.0.1"
@@ -265,4 +265,4 @@ def _written(default: object) -> str:
         return str(default).lower()
     if isinstance(default, float):
         return f"{default:g}"
-    return ",".join(default) if isinstance(default, tuple) else str(default)
+    return ",".join(default) if type(default) is tuple else str(default)

@@ -7,7 +7,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
 
-from gateway.quota import Quota
+from gateway.quota import QUOTA_SHAPE, Quota
 from gateway.settings.faults import refusal
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -145,7 +145,7 @@ def quota(value: object) -> object:
         with suppress(ValueError):
             parsed = Quota.parse(value)
     if parsed is None:
-        raise refusal(f"expected {Quota.SHAPE}")
+        raise refusal(f"expected {QUOTA_SHAPE}")
     return parsed
 
 
