@@ -54,17 +54,15 @@ local function current(limit)
   return whole, part
 end
 
--- Takes one of each limit and returns true, or leaves all as they are.
-local function take(limits)
+-- Takes so many of each limit and returns true, or leaves all as they are.
+local function take(limits, many)
   for _, limit in ipairs(limits) do
-    local later, rest = limit.whole + limit.step, limit.part + limit.rest
-    if rest >= limit.amount then
-      later, rest = later + 1, rest - limit.amount
-    end
-    if is_beyond(limit, later, rest) then
+    local part = limit.part + many * limit.rest
+    local carried = math.floor(part / limit.amount)
+    limit.later, limit.later_part = limit.whole + many * limit.step + carried, part - carried * limit.amount
+    if is_beyond(limit, limit.later, limit.later_part) then
       return false
     end
-    limit.later, limit.later_part = later, rest
   end
   for _, limit in ipairs(limits) do
     limit.whole, limit.part = limit.later, limit.later_part
@@ -74,8 +72,8 @@ end
 
 local reply = {}
 local numbers = string.gmatch(ARGV[1], "%d+")
-for count in numbers do
-  local limits, taken, at = {}, 0, #reply + 1
+for number in numbers do
+  local count, limits, taken, at = tonumber(number), {}, 0, #reply + 1
   for i = 1, tonumber(numbers()) do
     local limit = {key = KEYS[tonumber(numbers())], amount = tonumber(numbers()), window = tonumber(numbers())}
     limit.step, limit.rest = math.floor(limit.window / limit.amount), limit.window % limit.amount
@@ -83,8 +81,12 @@ for count in numbers do
     reply[at + 2 * i - 1], reply[at + 2 * i] = limit.whole - now, limit.part
     limits[i] = limit
   end
-  while taken < tonumber(count) and take(limits) do
-    taken = taken + 1
+  if take(limits, count) then
+    taken = count
+  else
+    while take(limits, 1) do
+      taken = taken + 1
+    end
   end
   reply[at] = taken
   if taken > 0 then
