@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import re
 import warnings
 from dataclasses import dataclass, field
@@ -82,6 +83,36 @@ def test_a_line_is_one_write_so_that_lines_of_several_workers_stay_apart():
     logging.getLogger().handlers[:] = handlers
     structlog.configure(**before)
     assert [text.count("\n") for text in writes] == [1, 1]
+
+
+def test_a_line_is_whole_in_a_file_even_if_the_file_takes_it_bit_by_bit(tmp_path, monkeypatch):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, text: write(file, text[:7]))
+    before, handlers = structlog.get_config(), logging.getLogger().handlers[:]
+    with (tmp_path / "lines").open("w") as stream:
+        logs.configure(level="info", json=True, secrets=[], stream=stream)
+        structlog.get_logger().info("a", text="ü")
+        logs.write_request({"status": 200})
+    logging.captureWarnings(False)
+    logging.getLogger().handlers[:] = handlers
+    structlog.configure(**before)
+    first, second = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
+    assert (first["event"], first["text"]) == ("a", "ü")
+    assert (second["event"], second["status"], second["level"]) == ("request", 200, "info")
+
+
+@pytest.mark.parametrize(("level", "written"), [("debug", 1), ("info", 1), ("warning", 0)])
+@pytest.mark.parametrize("as_json", [True, False])
+def test_the_line_of_a_request_is_at_level_info(level, written, as_json):
+    before, handlers = structlog.get_config(), logging.getLogger().handlers[:]
+    stream = io.StringIO()
+    logs.configure(level=level, json=as_json, secrets=[], stream=stream)
+    logs.write_request({"method": "GET", "status": 200})
+    logging.captureWarnings(False)
+    logging.getLogger().handlers[:] = handlers
+    structlog.configure(**before)
+    assert stream.getvalue().count("\n") == written
+    assert stream.getvalue().count("request") == written
 
 
 def test_warnings_become_lines(lines):
