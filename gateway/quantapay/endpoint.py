@@ -29,12 +29,12 @@ _NEVER_SENT = (
     httpx.LocalProtocolError,
     httpx.UnsupportedProtocol,
 )
-_HEADERS = {
-    "Content-Type": "application/x-www-form-urlencoded",
-    "Accept": "application/json",
-    "Accept-Encoding": "identity",  # so that the cap on bytes read is a cap on bytes held
-    "User-Agent": f"quantapay-gateway/{__version__}",
-}
+_HEADERS = [
+    (b"Content-Type", b"application/x-www-form-urlencoded"),
+    (b"Accept", b"application/json"),
+    (b"Accept-Encoding", b"identity"),  # so that the cap on bytes read is a cap on bytes held
+    (b"User-Agent", f"quantapay-gateway/{__version__}".encode()),
+]
 
 
 class Endpoint:
@@ -60,7 +60,7 @@ class Endpoint:
         """
         self._transport = transport
         self._url = httpx.URL(url)
-        self._headers = httpx.Headers({**_HEADERS, "Host": self._url.netloc.decode("ascii")})
+        self._headers = [*_HEADERS, (b"Host", self._url.netloc)]
         # A call has one deadline for all (`client.py`); clocks for its parts would cost more than they catch.
         self._extensions = {"timeout": httpx.Timeout(None, connect=timeout / 2).as_dict()}
         self._clock = clock
@@ -80,10 +80,9 @@ class Endpoint:
         `UpstreamInvalidResponse` if the answer is cut off or over 4 MiB.
         """
         attempt.started = self._clock.monotonic()
-        headers = httpx.Headers(self._headers)
-        headers["Content-Length"] = str(len(form))
+        headers = [*self._headers, (b"Content-Length", b"%d" % len(form))]
         if (trace := traceparent()) is not None:
-            headers["traceparent"] = trace
+            headers.append((b"traceparent", trace.encode("ascii")))
         body = _Form(form, attempt)
         request = httpx.Request("POST", self._url, headers=headers, stream=body, extensions=self._extensions)
         try:

@@ -1,8 +1,9 @@
 """Any other QuantaPay function, if the operator allows it: flat parameters in, the answer as it is out."""
 
+import json
 import re
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import simplejson
 from fastapi import APIRouter, Path, Response
@@ -40,8 +41,17 @@ def _that_php_cannot_mistake(name: str) -> str:
     return name
 
 
-_AS_IT_IS = simplejson.JSONEncoder(use_decimal=True, ensure_ascii=True, separators=(",", ":"))
-"""Writes an answer's numbers with all their digits."""
+_write_plain = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+_write_decimals = simplejson.JSONEncoder(use_decimal=True, ensure_ascii=True, separators=(",", ":")).encode
+
+
+def _written(document: Mapping[str, Any]) -> str:
+    """Write an answer, its numbers with all their digits; most have none that take simplejson's twice the time."""
+    try:
+        return _write_plain(document)
+    except TypeError:  # it has a `Decimal`
+        return _write_decimals(document)
+
 
 ParameterName = Annotated[str, StringConstraints(max_length=64), AfterValidator(_that_php_cannot_mistake)]
 ParameterValue = Annotated[str, Matches(r"[^\x00]{0,10000}", "a text of at most 10,000 characters, without NUL")]
@@ -98,7 +108,7 @@ async def call_function(
         found = await call.services.quantapay.call(row, parameters)
     except MissingUpstreamArgument as error:
         raise _missing_argument(error, parameters) from None
-    return Response(_AS_IT_IS.encode({"response": found}), media_type="application/json")
+    return Response(_written({"response": found}), media_type="application/json")
 
 
 def _missing_argument(error: MissingUpstreamArgument, parameters: Mapping[str, str]) -> MissingArgument:
