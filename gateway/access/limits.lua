@@ -2,10 +2,12 @@
 -- next request (interface §2.3).
 --
 -- KEYS  one a limit, all in one hash slot; each holds when its limit will be full again ("TAT"), or is absent.
--- ARGV  one text of integers: for each kind of request how many of it there are, and the number of their limits; after
---       it for each of these which key it is, amount and window (in microseconds). Two kinds may have one in common.
--- Returns for each kind how many were taken, which are the first ones; then for each limit how far its TAT lay ahead of
---       now before the first, as two integers. Each that was taken moved it ahead by window/amount.
+-- ARGV  one text of integers: for each kind of request how many of it there are, how many more to take in advance, and
+--       the number of their limits; after it for each of these which key it is, amount and window (in microseconds). Two
+--       kinds may have one in common.
+-- Returns for each kind how many were taken, which are the first ones, and with those in advance, all of them or none:
+--       they must leave nine tenths of each limit. Then for each limit how far its TAT lay ahead of now before the
+--       first, as two integers. Each that was taken moved it ahead by window/amount.
 --
 -- One request of "amount in window" costs window/amount microseconds, which is rarely whole. So that no rate
 -- drifts, a time is kept as "whole/part": whole microseconds plus part/amount of another. Every number stays an
@@ -31,8 +33,8 @@ local function keep(key, whole, part)
   changed[key] = true
 end
 
-local function is_beyond(limit, whole, part)
-  local latest = now + limit.window
+local function is_beyond(limit, whole, part, span)
+  local latest = now + span
   return whole > latest or (whole == latest and part > 0)
 end
 
@@ -45,7 +47,7 @@ local function current(limit)
   if whole < now then
     return now, 0
   end
-  if is_beyond(limit, whole, part) then
+  if is_beyond(limit, whole, part, limit.window) then
     -- Further ahead than this limit can get: the clock was set back, or the window was longer. Kept even if
     -- the request is refused, or clients would be locked out until the clock has caught up.
     whole, part = now + limit.window, 0
@@ -54,13 +56,13 @@ local function current(limit)
   return whole, part
 end
 
--- Takes so many of each limit and returns true, or leaves all as they are.
-local function take(limits, many)
+-- Takes so many of each limit and returns true, or leaves all as they are, if that spent more than `share` of one.
+local function take(limits, many, share)
   for _, limit in ipairs(limits) do
     local part = limit.part + many * limit.rest
     local carried = math.floor(part / limit.amount)
     limit.later, limit.later_part = limit.whole + many * limit.step + carried, part - carried * limit.amount
-    if is_beyond(limit, limit.later, limit.later_part) then
+    if is_beyond(limit, limit.later, limit.later_part, limit.window * share) then
       return false
     end
   end
@@ -73,7 +75,7 @@ end
 local reply = {}
 local numbers = string.gmatch(ARGV[1], "%d+")
 for number in numbers do
-  local count, limits, taken, at = tonumber(number), {}, 0, #reply + 1
+  local count, in_advance, limits, taken, at = tonumber(number), tonumber(numbers()), {}, 0, #reply + 1
   for i = 1, tonumber(numbers()) do
     local limit = {key = KEYS[tonumber(numbers())], amount = tonumber(numbers()), window = tonumber(numbers())}
     limit.step, limit.rest = math.floor(limit.window / limit.amount), limit.window % limit.amount
@@ -81,10 +83,13 @@ for number in numbers do
     reply[at + 2 * i - 1], reply[at + 2 * i] = limit.whole - now, limit.part
     limits[i] = limit
   end
-  if take(limits, count) then
+  if take(limits, count, 1) then
     taken = count
+    if in_advance > 0 and take(limits, in_advance, 0.1) then
+      taken = taken + in_advance
+    end
   else
-    while take(limits, 1) do
+    while take(limits, 1, 1) do
       taken = taken + 1
     end
   end

@@ -91,7 +91,7 @@ class RedisLimiter:
         for limits, count in counts.items():
             in_advance = min(self._permits.wanted(limits), spare)
             spare -= in_advance
-            numbers += (count + in_advance, len(limits))
+            numbers += (count, in_advance, len(limits))
             for limit in limits:
                 place = keys.setdefault(limit.key, len(keys) + 1)
                 numbers += (place, limit.quota.amount, limit.quota.window * MICROSECONDS)
@@ -109,7 +109,7 @@ class RedisLimiter:
             if not last.allowed:
                 self._remember(limits, _Refusal(last, asked_at))
             left = max(0, taken[limits] - counts[limits])
-            self._permits.keep(last, decisions[limits], size=left, taken_at=asked_at)
+            self._permits.keep(limits, decisions[limits], size=left, taken_at=asked_at)
         return decided
 
     def _remember(self, limits: Limits, refusal: _Refusal) -> None:

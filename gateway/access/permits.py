@@ -4,7 +4,8 @@ They are taken together with those that requests wait for, and only where nobody
 
 - for limits of 50 a second or more, and no more than come back within the 20 ms for which they are good: a limit is
   late by that at most, and never lets through what Redis has not counted;
-- while nine tenths of the limit are left: what ended unused is a tenth of what a client may do at once, at worst;
+- if nine tenths of the limit are left then, which the script sees to, as other processes and other addresses take of
+  it too: what ended unused is a tenth of what a client may do at once, at worst;
 - twice as many as the last time if those were used up in time, else as many as were used.
 """
 
@@ -17,7 +18,6 @@ from gateway.clock import Clock
 
 GOOD_FOR = 0.02
 """Seconds."""
-PLENTY = 0.9
 MOST_CALLERS = 1_000
 """Whose permits are kept; beyond, those of whoever asked longest ago are forgotten."""
 
@@ -30,7 +30,6 @@ class _Advance:
     size: int
     unused: int
     taken_at: float
-    is_plenty_left: bool
 
 
 class Permits:
@@ -51,18 +50,16 @@ class Permits:
     def wanted(self, limits: Limits) -> int:
         """Return how many to take in advance, now that Redis is asked about these limits anyway."""
         advance = self._advances.get(limits)
-        if advance is None or not advance.is_plenty_left:
+        if advance is None:
             return 0
         used = advance.size - advance.unused
         return min(max(1, 2 * used) if self._is_good(advance) else used, _most(limits))
 
-    def keep(self, last: Decision, permits: Iterator[Decision], *, size: int, taken_at: float) -> None:
-        """Keep `size` permits, perhaps none; `last` is what Redis said last of their limits."""
-        limits = tuple(state.limit for state in last.states)
+    def keep(self, limits: Limits, permits: Iterator[Decision], *, size: int, taken_at: float) -> None:
+        """Keep `size` permits, perhaps none."""
         if not _most(limits):
             return
-        is_plenty_left = all(state.remaining >= PLENTY * state.limit.quota.amount for state in last.states)
-        self._advances[limits] = _Advance(permits, size, size, taken_at, is_plenty_left)
+        self._advances[limits] = _Advance(permits, size, size, taken_at)
         self._advances.move_to_end(limits)
         if len(self._advances) > MOST_CALLERS:
             self._advances.popitem(last=False)

@@ -102,9 +102,9 @@ def replay(client: redis.Redis, steps: Sequence[Step], *, together: bool = False
     return decided
 
 
-def numbers_of(step: Step, *, count: int) -> list[int]:
+def numbers_of(step: Step, *, count: int, in_advance: int = 0) -> list[int]:
     limits = [(number + 1, quota.amount, quota.window * MICROSECONDS) for number, quota in step.limits]
-    return [count, len(limits), *(n for limit in limits for n in limit)]
+    return [count, in_advance, len(limits), *(n for limit in limits for n in limit)]
 
 
 class ExactGcra:
@@ -203,6 +203,19 @@ def test_no_rate_drifts_over_many_requests(valkey: ValkeyServer, quota: Quota) -
     with valkey.client() as client:
         allowed = [allowed for allowed, _ in replay(client, steps)]
     assert allowed == [True] * quota.amount + [False, True] * 9_999
+
+
+@pytest.mark.parametrize(("in_advance", "given"), [(0, 0), (7, 7), (8, 0)])
+def test_in_advance_all_or_none_are_taken_and_nine_tenths_are_left(
+    valkey: ValkeyServer, in_advance: int, given: int
+) -> None:
+    step = Step(START, [(0, Quota(1_000, 60)), (1, Quota(100, 1))])
+    plan = [{"second": "1775000000", "microsecond": "0", "keys": [1, 2]}]
+    plan[0]["args"] = [" ".join(map(str, numbers_of(step, count=3, in_advance=in_advance)))]
+    with valkey.client() as client:
+        [[taken, *backlogs]] = client.eval(REPLAY, 2, "qpg:{c}:0", "qpg:{c}:1", json.dumps(plan))
+    assert taken == 3 + given
+    assert backlogs == [0] * 4
 
 
 def test_a_clock_set_back_locks_nobody_out(valkey: ValkeyServer) -> None:
@@ -378,7 +391,8 @@ async def test_what_is_taken_in_advance_counts_to_what_one_call_decides(
         run, totals = limiter._script, []
 
         async def script(redis: Any, keys: Sequence[str], args: Sequence[str]) -> Any:
-            totals.append(sum(map(int, args[0].split()[::5])))  # of each kind: number, 1, key, amount, window
+            numbers = [int(number) for number in args[0].split()]  # of each kind: two numbers, 1, key, amount, window
+            totals.append(sum(numbers[::6]) + sum(numbers[1::6]))
             return await run(redis, keys, args)
 
         monkeypatch.setattr(limiter, "_script", script)
@@ -395,6 +409,21 @@ async def test_a_limit_that_is_spent_gives_nothing_in_advance(valkey: ValkeyServ
         allowed = [decision.allowed for decision in decisions]
         assert 100 <= sum(allowed) < 150
         assert allowed[:100] == [True] * 100
+
+
+async def test_what_many_addresses_take_in_advance_is_a_tenth_of_the_clients_limit(valkey: ValkeyServer) -> None:
+    quota = Quota.parse("100/second")
+    client = client_limit("shop", quota)
+    visitors = [[ip_limit("shop", f"192.0.2.{number}", quota), client] for number in range(60)]
+    async with limiter_on(valkey.url, clock=StillClock()) as (limiter, _, _metrics):
+        with valkey.client() as inspector:
+            for limits in visitors:
+                for _ in range(6):  # of which the last uses up two that were taken in advance
+                    assert (await limiter.take(limits)).allowed
+                inspector.flushall()  # as if all had come back
+        decisions = await asyncio.gather(*(limiter.take(limits) for limits in visitors))
+    assert all(decision.allowed for decision in decisions)
+    assert min(decision.states[1].remaining for decision in decisions) >= 100 - 60 - 10
 
 
 async def test_a_flood_of_refusals_asks_redis_once_a_second(valkey: ValkeyServer) -> None:

@@ -32,8 +32,8 @@ def clock() -> SetClock:
     return SetClock()
 
 
-def decision(limits: Limits, *, left: float = 1.0) -> Decision:
-    states = tuple(LimitState(limit, int(left * limit.quota.amount), 0.0) for limit in limits)
+def decision(limits: Limits) -> Decision:
+    states = tuple(LimitState(limit, limit.quota.amount, 0.0) for limit in limits)
     return Decision(allowed=True, states=states, store="redis")
 
 
@@ -42,10 +42,10 @@ def decisions(limits: Limits) -> Iterator[Decision]:
         yield decision(limits)
 
 
-def ask(kept: Permits, clock: SetClock, limits: Limits = BUSY_LIMITS, *, left: float = 1.0) -> int:
+def ask(kept: Permits, clock: SetClock, limits: Limits = BUSY_LIMITS) -> int:
     """Do what the limiter does when it asks Redis; return how many it took in advance."""
     size = kept.wanted(limits)
-    kept.keep(decision(limits, left=left), decisions(limits), size=size, taken_at=clock.now)
+    kept.keep(limits, decisions(limits), size=size, taken_at=clock.now)
     return size
 
 
@@ -110,12 +110,14 @@ def test_the_slowest_of_several_limits_counts(clock: SetClock) -> None:
         assert kept.take(limits) is None
 
 
-def test_none_are_taken_from_a_limit_of_which_less_than_nine_tenths_are_left(clock: SetClock) -> None:
+def test_where_the_script_gave_none_one_is_asked_for_until_it_does(clock: SetClock) -> None:
     kept = Permits(clock)
-    assert [ask(kept, clock, left=0.9) for _ in range(2)] == [0, 1]
-    take_all(kept)
-    assert [ask(kept, clock, left=0.89) for _ in range(2)] == [2, 0]
-    assert [ask(kept, clock, left=1.0) for _ in range(2)] == [0, 1]
+    sizes = []
+    for is_given in [True, True, True, False, False, True, True]:
+        sizes.append(kept.wanted(BUSY_LIMITS))
+        kept.keep(BUSY_LIMITS, decisions(BUSY_LIMITS), size=sizes[-1] * is_given, taken_at=clock.now)
+        take_all(kept)
+    assert sizes == [0, 1, 2, 4, 1, 1, 2]
 
 
 def test_permits_are_for_these_limits_only(clock: SetClock) -> None:
@@ -139,16 +141,16 @@ def test_callers_are_kept_within_bounds_and_who_asked_longest_ago_goes_first(
     assert [kept.take(limits) is not None for limits in callers] == [False, True, True, False]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["ask", "take"]), st.integers(0, 25), st.sampled_from([1.0, 0.5]))))
-def test_never_more_are_used_than_were_taken_in_the_last_20_ms(steps: list[tuple[str, int, float]]) -> None:
+@given(st.lists(st.tuples(st.sampled_from(["ask", "take"]), st.integers(0, 25))))
+def test_never_more_are_used_than_were_taken_in_the_last_20_ms(steps: list[tuple[str, int]]) -> None:
     clock = SetClock()
     kept = Permits(clock)
     good: list[float] = []
-    for kind, milliseconds, left in steps:
+    for kind, milliseconds in steps:
         clock.now += milliseconds / 1000
         if kind == "ask":
             # What the last ones left is forgotten, so that it never adds up.
-            good = [clock.now] * ask(kept, clock, left=left)
+            good = [clock.now] * ask(kept, clock)
             assert len(good) <= BUSY.amount * GOOD_FOR
         else:
             usable = [taken_at for taken_at in good if clock.now - taken_at < GOOD_FOR]
