@@ -162,16 +162,27 @@ def _json_logger(threshold: int) -> type[_JsonLogger]:
 
 
 class _FileWriter:
-    """Hands lines to the kernel itself: through Python's text and its buffer they take 5 µs longer."""
+    """Hands lines to the kernel itself: through Python's text and its buffer they take 5 µs longer.
+
+    A line that cannot be written is lost. Whoever logs has other work to do, and must not end because the disk is full,
+    or because somebody else made a pipe that both share non-blocking.
+    """
 
     def __init__(self, file: int) -> None:
         self._file = file
+        self._is_torn = False
+        """Whether the last line was lost in its middle."""
 
     def msg(self, line: str) -> None:
         """Write a line, in one piece unless the disk is full."""
-        rest = f"{line}\n".encode()
-        while rest:
-            rest = rest[os.write(self._file, rest) :]
+        whole = rest = (f"\n{line}\n" if self._is_torn else f"{line}\n").encode()
+        try:
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+        except OSError:
+            self._is_torn = self._is_torn or len(rest) < len(whole)
+        else:
+            self._is_torn = False
 
 
 def _writer(stream: TextIO) -> Callable[..., Any]:
@@ -179,7 +190,8 @@ def _writer(stream: TextIO) -> Callable[..., Any]:
         file = stream.fileno()
     except OSError:  # it is in memory
         return structlog.WriteLoggerFactory(stream)
-    return lambda *_: _FileWriter(file)
+    writer = _FileWriter(file)
+    return lambda *_: writer
 
 
 def configure(

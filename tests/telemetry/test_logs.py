@@ -1,5 +1,6 @@
 """Log lines: one a request, allow-listed, and clean even if someone logs what they should not."""
 
+import errno
 import io
 import json
 import logging
@@ -99,6 +100,36 @@ def test_a_line_is_whole_in_a_file_even_if_the_file_takes_it_bit_by_bit(tmp_path
     first, second = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
     assert (first["event"], first["text"]) == ("a", "ü")
     assert (second["event"], second["status"], second["level"]) == ("request", 200, "info")
+
+
+def test_a_line_that_cannot_be_written_is_lost_and_nobody_else_is(tmp_path, monkeypatch):
+    """The watch over Redis once ended when it could not say that Redis was away, and never found it again."""
+    write, space = os.write, [1000]
+
+    def write_while_there_is_space(file, text):
+        if not space[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = write(file, text[: space[0]])
+        space[0] -= written
+        return written
+
+    monkeypatch.setattr(os, "write", write_while_there_is_space)
+    before, handlers = structlog.get_config(), logging.getLogger().handlers[:]
+    with (tmp_path / "lines").open("w") as stream:
+        logs.configure(level="info", json=True, secrets=[], stream=stream)
+        structlog.get_logger().info("a")
+        space[0] = 20
+        structlog.get_logger().info("torn")
+        logs.write_request({"status": 200})
+        space[0] = 1000
+        structlog.get_logger().info("b")
+        structlog.get_logger().info("c")
+    logging.captureWarnings(False)
+    logging.getLogger().handlers[:] = handlers
+    structlog.configure(**before)
+    first, torn, *others = (tmp_path / "lines").read_text().splitlines()
+    assert len(torn) == 20
+    assert [json.loads(line)["event"] for line in [first, *others]] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(("level", "written"), [("debug", 1), ("info", 1), ("warning", 0)])
