@@ -26,6 +26,10 @@ class _HeadTooLong(Exception):
     """Stops the parser: of what follows in the same piece it hands on nothing."""
 
 
+class _TrailerEndsConnection(Exception):
+    """Stops the parser, which would skip all that follows, and say nothing."""
+
+
 class _Trailers(list[tuple[bytes, bytes]]):
     """Keeps none (RFC 9110 §6.5.1): there may be millions, and the application would take each for a header."""
 
@@ -130,7 +134,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Stop the time: the request is here."""
+        """Stop the time: the request is here.
+
+        httptools takes a `Connection: close` in trailers for one in the head. That has been handed on: the answer would
+        keep the connection, on which nothing more is read.
+        """
+        if self._in_trailers and self.cycle.keep_alive and not self.parser.should_keep_alive():
+            raise _TrailerEndsConnection
         self._in_trailers, self._late_at = False, None
         super().on_message_complete()
 

@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.http import protocol
 from gateway.http.protocol import MOST_HEAD_BYTES
-from tests.http.raw import Noting, Pieces, body, connected, start
+from tests.http.raw import Noting, Pieces, body, connected, serve_raw, start
 
 HEAD = b"POST /%s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 WHOLE = HEAD % b"a" + b"3\r\nabc\r\n0\r\n%s\r\n"
@@ -55,6 +55,18 @@ async def test_a_request_with_trailers_is_served_and_so_is_the_next() -> None:
             writer.write(WHOLE % trailers * 2)
             for _ in range(2):
                 assert (await reader.readuntil(b"/a 3")).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+async def test_no_trailer_has_the_next_request_wait_for_ever(early: bool, version: bytes) -> None:
+    """Behind a proxy, that may be another caller's."""
+    app = KeepingHeaders(early=early)
+    request = (WHOLE % b"Connection: close\r\n").replace(b"1.1", version)
+    answer = await serve_raw(app, request + b"GET /b HTTP/1.1\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"connection: close" in answer
+    assert len(app.scopes) == 1
 
 
 @pytest.mark.parametrize("early", [False, True])
