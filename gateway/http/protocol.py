@@ -61,6 +61,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     """The request that is being answered, or was last; others may have come after it."""
     _late_at: float | None = None
     """When the request that is coming in has taken too long, on the loop's clock; None while none is."""
+    _began_late_at = 0.0
+    """The same of the request that began last, even once it is here."""
     _idle_at: float | None = None
     """When the connection, on which nothing is under way, has been kept for long enough; None while something is."""
     _timer: asyncio.TimerHandle | None = None
@@ -192,11 +194,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             try:
                 self.parser.feed_data(data)
             except HttpParserUpgrade as upgrade:
-                data = memoryview(data)[upgrade.args[0] :]
+                data, late_at = memoryview(data)[upgrade.args[0] :], self._began_late_at
                 head = self._head_without_upgrade()
                 self.parser = HttpRequestParser(self)  # the other reads no more if this request is the last
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
                 self.parser.feed_data(head)
+                if self._late_at is not None:  # its body is still to come, in the time that began with the first head
+                    self._late_at = self._began_late_at = late_at
             else:
                 return
 
@@ -237,7 +241,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _start(self) -> None:
         self._in_head, self._head_bytes, self._idle_at = True, 0, None
-        self._late_at = self.loop.time() + REQUEST_SECONDS
+        self._late_at = self._began_late_at = self.loop.time() + REQUEST_SECONDS
 
     def _watch_caller(self) -> None:
         """Close the connection if a request is late, or none has come for long, else look again when that could be.

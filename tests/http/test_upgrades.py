@@ -1,5 +1,6 @@
 """Requests that ask for another protocol, on real sockets: they are served as if they did not."""
 
+import asyncio
 import logging
 import socket
 import time
@@ -8,6 +9,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from gateway.http import protocol
 from tests.http.raw import Noting, Pieces, connected, serve_raw
 from tests.plugins.gateway import ORDERS_KEY, Outside
 
@@ -87,6 +89,18 @@ async def test_the_rest_of_its_head_is_as_it_was_sent() -> None:
         (b"connection", b"Upgrade, HTTP2-Settings"),
         (b"http2-settings", b"AAMAAABk"),
     ]
+
+
+async def test_it_has_no_more_time_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its first byte, not from the end of its head."""
+    monkeypatch.setattr(protocol, "REQUEST_SECONDS", 1.0)
+    async with connected(Noting()) as (reader, writer):
+        started = asyncio.get_running_loop().time()
+        writer.write((POST % b"b")[:-2])
+        await asyncio.sleep(0.7)
+        writer.write(b"\r\n")
+        assert await reader.read() == b""
+        assert asyncio.get_running_loop().time() - started < 1.5
 
 
 @pytest.mark.parametrize("target", [b"x:443", b"/b"])
