@@ -10,6 +10,8 @@ from gateway.http.cycle import Cycle
 
 MOST_HEAD_BYTES = 32 * 1024
 """Of a request line and headers with their line ends; blanks before a value are neither kept nor counted."""
+MOST_WAITING = 100
+"""Requests of one connection that wait for the answer to another; each takes 2 KB, and a piece may hold thousands."""
 REQUEST_SECONDS = 10.0
 """From a request's first byte, or a connection's start, to the last byte of its body (64 KiB at most)."""
 STALL_SECONDS = 10.0
@@ -24,6 +26,10 @@ _NOT_READ = "Invalid HTTP request received."
 
 class _HeadTooLong(Exception):
     """Stops the parser: of what follows in the same piece it hands on nothing."""
+
+
+class _TooManyWaiting(Exception):
+    """Stops the parser: the last of those that wait ends the connection."""
 
 
 class _TrailerEndsConnection(Exception):
@@ -117,6 +123,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             if self._head_bytes > MOST_HEAD_BYTES:
                 raise _HeadTooLong
             self._head_bytes = 0
+        if len(self.pipeline) >= MOST_WAITING:
+            self.cycle.keep_alive = False  # its answer tells that what follows was not read (RFC 9112 §9.6)
+            raise _TooManyWaiting
         super().on_headers_complete()
         self._in_head, self._idle_at = False, None
         self.headers = _TRAILERS  # what uvicorn would add to them from now on

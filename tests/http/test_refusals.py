@@ -6,7 +6,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from gateway.http import protocol
-from gateway.http.protocol import MOST_HEAD_BYTES
+from gateway.http.protocol import MOST_HEAD_BYTES, MOST_WAITING
 from tests.http.raw import Noting, Pieces, connected, listening, serve_raw
 
 GET = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -79,3 +79,21 @@ async def test_what_is_both_too_long_and_no_request_is_refused_as_either(pieces:
         await pieces.send(writer, b"GET /a HTTP/1.1\r\nX: ", b"v" * MOST_HEAD_BYTES, b"v\r\nno header\r\n\r\n")
         assert await reader.read() == protocol._TOO_LARGE
         writer.close()
+
+
+@pytest.mark.parametrize("upgrade", [b"", b"Connection: upgrade\r\nUpgrade: h2c\r\n"])
+async def test_of_very_many_requests_the_first_are_answered(upgrade: bytes) -> None:
+    """The last answer says that it is; the others would fill the memory, at 2 KB for 18 bytes."""
+    app = Noting()
+    get = b"GET /b HTTP/1.1\r\n" + upgrade + b"\r\n"
+    answers = await serve_raw(app, get * (MOST_WAITING + 2))
+    *others, last = answers.split(b"HTTP/1.1 200")[1:]
+    assert len(app.asked) == len(others) + 1 == MOST_WAITING + 1
+    assert b"connection: close" in last
+    assert not any(b"connection: close" in other for other in others)
+    async with connected(app) as (reader, writer):
+        writer.write(get * (MOST_WAITING + 1))
+        for _ in range(MOST_WAITING + 1):
+            await reader.readuntil(b"/b 0")
+        writer.write(get)
+        await reader.readuntil(b"/b 0")
