@@ -158,12 +158,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Start the time for which the connection is kept; go on with a request that has come already."""
         if self.pipeline:
+            self._excuse()
             super().on_response_complete()
             return
         self.server_state.total_requests += 1
         if self._is_refused:
             self._send_refusal()
         elif not self.transport.is_closing():
+            self._excuse()
             self.flow.resume_reading()
             self._idle_at = self.loop.time() + self.timeout_keep_alive
 
@@ -252,11 +254,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._in_head, self._head_bytes, self._idle_at = True, 0, None
         self._late_at = self._began_late_at = self.loop.time() + REQUEST_SECONDS
 
+    def _excuse(self) -> None:
+        """Begin the time of a request anew while nothing is read of it: it is the gateway that is late."""
+        if self.flow.read_paused and self._late_at is not None:
+            self._late_at = self.loop.time() + REQUEST_SECONDS
+
     def _watch_caller(self) -> None:
         """Close the connection if a request is late, or none has come for long, else look again when that could be.
 
         One timer a connection: setting and clearing one for each request costs more than reading its headers.
         """
+        self._excuse()
         now = self.loop.time()
         ends = [end for end in (self._late_at, self._idle_at) if end is not None]
         if any(now >= end for end in ends):

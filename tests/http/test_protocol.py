@@ -320,6 +320,27 @@ async def test_a_request_half_of_which_came_before_the_last_answer_may_take_its_
         writer.close()
 
 
+@pytest.mark.parametrize("waiting", [1, 2])
+async def test_a_request_that_is_not_read_yet_is_not_late(waiting: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the answers before it would be lost."""
+
+    async def slowly(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.7)
+        await echo_path(scope, receive, send)
+
+    monkeypatch.setattr(protocol, "REQUEST_SECONDS", 0.5)
+    async with listening(slowly) as address, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n" * waiting)
+        writer.write(b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n")
+        await asyncio.sleep(0.1)
+        writer.write(b"b")
+        for _ in range(waiting):
+            await reader.readuntil(b"/a")
+        await reader.readuntil(b"/b")
+        writer.close()
+
+
 @pytest.mark.parametrize("behind", [0, 1, 3])
 async def test_a_request_is_told_that_its_caller_is_gone_though_others_came_after_it(behind: int) -> None:
     """A stream would go on for half an hour, with nobody to read it."""
