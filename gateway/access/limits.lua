@@ -56,6 +56,8 @@ local function current(limit)
   return whole, part
 end
 
+local ALL, IN_ADVANCE = 1, 0.1  -- the share of a limit that may be spent by those who ask, and by who may never come
+
 -- Takes so many of each limit and returns true, or leaves all as they are, if that spent more than `share` of one.
 local function take(limits, many, share)
   for _, limit in ipairs(limits) do
@@ -83,13 +85,13 @@ for number in numbers do
     reply[at + 2 * i - 1], reply[at + 2 * i] = limit.whole - now, limit.part
     limits[i] = limit
   end
-  if take(limits, count, 1) then
+  if take(limits, count, ALL) then
     taken = count
-    if in_advance > 0 and take(limits, in_advance, 0.1) then
+    if in_advance > 0 and take(limits, in_advance, IN_ADVANCE) then
       taken = taken + in_advance
     end
   else
-    while take(limits, 1, 1) do
+    while take(limits, 1, ALL) do
       taken = taken + 1
     end
   end

@@ -207,7 +207,7 @@ class Cache:
 
 
 class TracedCache(Cache):
-    """A cache whose reads are spans: apart, as a span that nobody sees still takes a tenth of a read at hand."""
+    """A cache whose reads are spans. Apart, as one that nobody sees is a quarter of a read at hand."""
 
     async def read(
         self, key: CacheKey, *, fresh_for: float, fetch: Callable[[], Awaitable[Fetched]], force: bool = False

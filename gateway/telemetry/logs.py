@@ -48,7 +48,10 @@ def annotate(**fields: object) -> None:
 
 
 def write_request(fields: dict[str, Any]) -> None:
-    """Write the line of a request; `fields` are given away."""
+    """Write the line of a request; `fields` are given away.
+
+    As arguments of `log.info` they would be packed and unpacked three times, which takes as long as writing the line.
+    """
     logger = _log.bind()
     if not isinstance(logger, _JsonLogger):
         logger.info("request", **fields)
