@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
+from gateway.access.gcra import Pace
 from gateway.quota import Quota
 from gateway.telemetry.spans import span
 
-MOST_CACHED = 10_000
-"""Texts and numbers that only depend on the configuration, made once."""
+MOST_CACHED = 100_000
+"""Texts and numbers that only depend on the configuration, made once: more than there are clients, as of more in turn
+each would be forgotten just before it is needed. Some 50 MB if it ever has as many."""
 
 
 class Limit(NamedTuple):
@@ -48,27 +50,42 @@ def ip_limit(client_id: str, subject: str, quota: Quota) -> Limit:
     return Limit("ip", policy=f"{client_id}-ip", key=key, quota=quota)
 
 
-class LimitState(NamedTuple):
-    """What a decision left of a limit."""
-
-    limit: Limit
-    remaining: int
-    """Requests that would be let through now. Without Redis, by this process."""
-    resets_after: float
-    """Seconds until all of the quota is there again."""
-
-
 class Decision(NamedTuple):
-    """Whether a request may go on, and what is left of its limits."""
+    """Whether a request may go on, and what is left of its limits.
+
+    Every request has one and few are asked for more than whether it may, so what is left is told when it is asked for.
+    """
 
     allowed: bool
-    states: tuple[LimitState, ...]
     store: Literal["redis", "local"]
     """Where it was decided: over all processes, or from this one's share."""
-    retry_after: float = 0.0
-    """Seconds until the same request would be let through, if nobody else asks; 0 if allowed."""
-    refused_by: Limit | None = None
-    """The first of the limits that were spent."""
+    limits: Limits
+    paces: Sequence[Pace]
+    """At which each limit goes: without Redis, this process's share of it."""
+    backlogs: Sequence[int]
+    """Of each limit after it, in its pace's unit."""
+
+    @property
+    def remaining(self) -> list[int]:
+        """Requests that each limit would let through now. Without Redis, from this process."""
+        return [pace.remaining(backlog) for pace, backlog in zip(self.paces, self.backlogs, strict=True)]
+
+    @property
+    def resets_after(self) -> list[float]:
+        """Seconds until all of each limit is there again."""
+        return [backlog / pace.second for pace, backlog in zip(self.paces, self.backlogs, strict=True)]
+
+    @property
+    def refused_by(self) -> Limit | None:
+        """The first of the limits that were spent."""
+        if self.allowed:
+            return None
+        return next(limit for limit, wait in zip(self.limits, self._waits(), strict=True) if wait)
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds until the same request would be let through, if nobody else asks; 0 if it was."""
+        return 0.0 if self.allowed else max(self._waits())
 
     @property
     def retry_after_seconds(self) -> int:
@@ -76,43 +93,33 @@ class Decision(NamedTuple):
         return max(1, math.ceil(self.retry_after))
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Return `RateLimit-Policy` and `RateLimit`, one item a limit, as ASGI takes them.
+        """Return `RateLimit-Policy` and `RateLimit` of a decision about one limit, as ASGI takes them; [] about none.
 
         See draft-ietf-httpapi-ratelimit-headers. Seconds are whole and rounded up.
         """
-        if not self.states:
+        if not self.limits:
             return []
-        policies = [_policy(state.limit) for state in self.states]
-        left = [
-            b"%b;r=%d;t=%d" % (_quoted(state.limit.policy), state.remaining, math.ceil(state.resets_after))
-            for state in self.states
-        ]
-        return [(b"ratelimit-policy", b", ".join(policies)), (b"ratelimit", b", ".join(left))]
+        [limit], [pace], [backlog] = self.limits, self.paces, self.backlogs
+        name, policy = _named(limit.policy, limit.quota)
+        left = b"%b;r=%d;t=%d" % (name, pace.remaining(backlog), -(-backlog // pace.second))
+        return [(b"ratelimit-policy", policy), (b"ratelimit", left)]
 
     def after(self, seconds: float) -> "Decision":
-        """Return what the same refusal means that much later, if it still is one."""
-        states = tuple(
-            LimitState(state.limit, state.remaining, max(0.0, state.resets_after - seconds)) for state in self.states
-        )
-        return Decision(
-            allowed=False,
-            states=states,
-            store=self.store,
-            retry_after=self.retry_after - seconds,
-            refused_by=self.refused_by,
-        )
+        """Return what the same decision means that much later."""
+        elapsed = [int(seconds * pace.second) for pace in self.paces]
+        backlogs = [max(0, backlog - less) for backlog, less in zip(self.backlogs, elapsed, strict=True)]
+        return Decision(self.allowed, self.store, self.limits, self.paces, backlogs)
+
+    def _waits(self) -> list[float]:
+        return [pace.wait(backlog) for pace, backlog in zip(self.paces, self.backlogs, strict=True)]
 
 
 @lru_cache(MOST_CACHED)
-def _policy(limit: Limit) -> bytes:
-    return b"%b;q=%d;w=%d" % (_quoted(limit.policy), limit.quota.amount, limit.quota.window)
-
-
-@lru_cache(MOST_CACHED)
-def _quoted(text: str) -> bytes:
-    """Write a structured-field string (RFC 9651 §3.3.3)."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'.encode()
+def _named(policy: str, quota: Quota) -> tuple[bytes, bytes]:
+    """Write a policy's name as a structured-field string (RFC 9651 §3.3.3), and the policy as an item."""
+    escaped = policy.replace("\\", "\\\\").replace('"', '\\"')
+    name = f'"{escaped}"'.encode()
+    return name, b"%b;q=%d;w=%d" % (name, quota.amount, quota.window)
 
 
 class RateLimiter(Protocol):
@@ -127,7 +134,7 @@ class Unlimited:
 
     async def take(self, limits: Sequence[Limit]) -> Decision:
         """Allow."""
-        return Decision(allowed=True, states=(), store="local")
+        return Decision(allowed=True, store="local", limits=(), paces=(), backlogs=())
 
 
 class TracedLimiter:

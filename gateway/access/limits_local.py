@@ -1,64 +1,14 @@
-"""Limits as one process's share of them, in memory: GCRA, and what its outcome means.
-
-GCRA, the "generic cell rate algorithm", lets N requests through at once and then one each window/N. All it keeps
-of a limit is the time at which it will be full again (TAT, "theoretical arrival time"). A request moves that time
-ahead by window/N, and is refused if it would then lie further ahead than the window.
-"""
+"""Limits as one process's share of them, in memory."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import Literal, NamedTuple, Self
 
-from gateway.access.limits import MOST_CACHED, Decision, Limit, LimitState
+from gateway.access.gcra import MICROSECONDS, Pace
+from gateway.access.limits import Decision, Limit
 from gateway.clock import Clock
-from gateway.quota import Quota
 
-MICROSECONDS = 1_000_000
 MOST_LOCAL_KEYS = 100_000
 """About 30 MB; beyond, the keys unused for longest are forgotten."""
-
-
-class Pace(NamedTuple):
-    """A limit in GCRA's terms. Its unit of time is 1/amount microseconds, in which all of it is whole."""
-
-    second: int
-    interval: int
-    """What one request costs."""
-    span: int
-    """How far ahead of now the TAT may lie."""
-
-    @classmethod
-    @lru_cache(MOST_CACHED)
-    def of(cls, quota: Quota, processes: int = 1) -> Self:
-        """Slow a quota down to one process's share; at once it lets through ⌊amount ÷ processes⌋, at least one."""
-        window = quota.window * MICROSECONDS
-        interval = window * processes
-        return cls(quota.amount * MICROSECONDS, interval, max(window * quota.amount, interval))
-
-    def wait(self, backlog: int) -> float:
-        """Return the seconds until one more request fits, 0 if it does now."""
-        return max(0, backlog + self.interval - self.span) / self.second
-
-
-def decide(
-    limits: Sequence[Limit],
-    paces: Sequence[Pace],
-    backlogs: Sequence[int],
-    *,
-    allowed: bool,
-    store: Literal["redis", "local"],
-) -> Decision:
-    """Say what GCRA's outcome means: `backlogs` are how far each TAT now lies ahead, in its pace's unit."""
-    states = tuple(
-        LimitState(limit, (pace.span - backlog) // pace.interval, backlog / pace.second)
-        for limit, pace, backlog in zip(limits, paces, backlogs, strict=True)
-    )
-    if allowed:
-        return Decision(allowed=True, states=states, store=store)
-    waits = [pace.wait(backlog) for pace, backlog in zip(paces, backlogs, strict=True)]
-    refused_by = next(limit for limit, wait in zip(limits, waits, strict=True) if wait)
-    return Decision(allowed=False, states=states, store=store, retry_after=max(waits), refused_by=refused_by)
 
 
 class LocalLimiter:
@@ -89,7 +39,7 @@ class LocalLimiter:
                 self._tats.move_to_end(limit.key)
             while len(self._tats) > self._most_keys:
                 self._tats.popitem(last=False)
-        return decide(limits, paces, backlogs, allowed=allowed, store="local")
+        return Decision(allowed, "local", tuple(limits), paces, backlogs)
 
     def _backlog(self, limit: Limit, now: int, pace: Pace) -> int:
         """Return how far a limit's TAT lies ahead of `now` (microseconds), in 1/amount microseconds."""

@@ -1,11 +1,13 @@
-"""Limits over all processes: GCRA (see `limits_local.py`) in Redis, or the local share without it."""
+"""Limits over all processes: GCRA in Redis, or the local share without it."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
+from operator import add
 from typing import NamedTuple
 
+from gateway.access.gcra import MICROSECONDS, Pace
 from gateway.access.limits import Decision, Limit, Limits
-from gateway.access.limits_local import MICROSECONDS, LocalLimiter, Pace, decide
+from gateway.access.limits_local import LocalLimiter
 from gateway.access.permits import Permits
 from gateway.clock import Clock
 from gateway.errors import StorageUnavailable
@@ -26,6 +28,7 @@ class _Refusal(NamedTuple):
 
     decision: Decision
     asked_at: float
+    good_for: float
 
 
 class RedisLimiter:
@@ -50,14 +53,15 @@ class RedisLimiter:
         """Decide by Redis, or within 100 ms without it; count the decision either way."""
         limits = tuple(limits)
         decision = self._permits.take(limits) or self._remembered(limits) or await self._decide(limits)
-        outcome = "allowed" if decision.allowed else "refused"
-        for limit in [decision.refused_by] if decision.refused_by else limits:
+        refused_by = decision.refused_by
+        outcome = "refused" if refused_by else "allowed"
+        for limit in [refused_by] if refused_by else limits:
             self._metrics.rate_limit_decisions[limit.kind, outcome, decision.store].inc()
         return decision
 
     async def _decide(self, limits: Limits) -> Decision:
         if not limits:
-            return Decision(allowed=True, states=(), store="redis")
+            return Decision(allowed=True, store="redis", limits=(), paces=(), backlogs=())
         # The limits of one client lie in one slot of a cluster.
         group = limits[0].hash_tag if self._store.is_cluster else ""
         try:
@@ -70,7 +74,7 @@ class RedisLimiter:
         if refusal is None:
             return None
         elapsed = self._clock.monotonic() - refusal.asked_at
-        if elapsed < min(REMEMBERED, refusal.decision.retry_after):
+        if elapsed < refusal.good_for:
             return refusal.decision.after(elapsed)
         del self._refusals[limits]
         return None
@@ -85,35 +89,31 @@ class RedisLimiter:
     async def _ask_redis(self, requests: Sequence[Limits]) -> Sequence[Decision]:
         """Have Redis decide about requests; those with the same limits are one question, and how often it is asked."""
         counts = Counter(requests)
-        spare = MOST_AT_ONCE - len(requests)
         keys: dict[str, int] = {}
-        numbers: list[int] = []
+        numbers: list[str] = []
         for limits, count in counts.items():
-            in_advance = min(self._permits.wanted(limits), spare)
-            spare -= in_advance
-            numbers += (count, in_advance, len(limits))
+            numbers.append(f"{count},{self._permits.wanted(limits)},{len(limits)}")
             for limit in limits:
-                place = keys.setdefault(limit.key, len(keys) + 1)
-                numbers += (place, limit.quota.amount, limit.quota.window * MICROSECONDS)
-        args = [" ".join(map(str, numbers))]  # as one: redis-py takes microseconds for each
+                place, (amount, window) = keys.setdefault(limit.key, len(keys) + 1), limit.quota
+                numbers.append(f"{place},{amount},{window * MICROSECONDS}")
         asked_at = self._clock.monotonic()
+        args = [f"[{','.join(numbers)}]"]  # as one: redis-py takes microseconds for each
         reply = iter(await self._store.run(lambda redis: self._script(redis, [*keys], args)))
-        taken, decisions = {}, {}
-        for limits in counts:
-            taken[limits] = next(reply)
+        decided: dict[Limits, Iterator[Decision]] = {}
+        for limits, count in counts.items():
+            taken = next(reply)
             # Each limit's backlog comes as whole microseconds and a part in 1/amount microseconds.
             backlogs = [next(reply) * limit.quota.amount + next(reply) for limit in limits]
-            decisions[limits] = _decisions(limits, backlogs, taken=taken[limits])
-        decided = [next(decisions[limits]) for limits in requests]
-        for limits, last in dict(zip(requests, decided, strict=True)).items():
-            if not last.allowed:
-                self._remember(limits, _Refusal(last, asked_at))
-            left = max(0, taken[limits] - counts[limits])
-            self._permits.keep(limits, decisions[limits], size=left, taken_at=asked_at)
-        return decided
+            decisions = _decisions(limits, backlogs, taken=taken)
+            answers = [next(decisions) for _ in range(count)]
+            if taken < count:
+                self._remember(limits, answers[-1], asked_at)
+            self._permits.keep(limits, decisions, size=max(0, taken - count), taken_at=asked_at)
+            decided[limits] = iter(answers)
+        return [next(decided[limits]) for limits in requests]
 
-    def _remember(self, limits: Limits, refusal: _Refusal) -> None:
-        self._refusals[limits] = refusal
+    def _remember(self, limits: Limits, refusal: Decision, asked_at: float) -> None:
+        self._refusals[limits] = _Refusal(refusal, asked_at, good_for=min(REMEMBERED, refusal.retry_after))
         if len(self._refusals) > MOST_REFUSALS:
             self._refusals.popitem(last=False)
 
@@ -124,9 +124,9 @@ def _decisions(limits: Limits, backlogs: Sequence[int], *, taken: int) -> Iterat
     `backlogs`: how far each TAT lay ahead before them, in its pace's unit.
     """
     paces = [Pace.of(limit.quota) for limit in limits]
+    intervals = [pace.interval for pace in paces]
     for _ in range(taken):
-        backlogs = [backlog + pace.interval for backlog, pace in zip(backlogs, paces, strict=True)]
-        yield decide(limits, paces, backlogs, allowed=True, store="redis")
-    refusal = decide(limits, paces, backlogs, allowed=False, store="redis")
+        backlogs = list(map(add, backlogs, intervals))
+        yield Decision(True, "redis", limits, paces, backlogs)
     while True:
-        yield refusal
+        yield Decision(False, "redis", limits, paces, backlogs)

@@ -2,8 +2,9 @@
 
 They are taken together with those that requests wait for, and only where nobody can tell:
 
-- for limits of 50 a second or more, and no more than come back within the 20 ms for which they are good: a limit is
-  late by that at most, and never lets through what Redis has not counted;
+- for limits of 20 a second or more, and no more than come back within the 50 ms for which they are good: a limit is
+  late by that at most, which is half of what Redis may take to answer, and never lets through what Redis has not
+  counted;
 - if nine tenths of the limit are left then, which the script sees to, as other processes and other addresses take of
   it too: what ended unused is a tenth of what a client may do at once, at worst;
 - twice as many as the last time if those were used up in time, else as many as were used.
@@ -16,8 +17,8 @@ from dataclasses import dataclass
 from gateway.access.limits import Decision, Limits
 from gateway.clock import Clock
 
-GOOD_FOR = 0.02
-"""Seconds."""
+GOOD_FOR = 0.05
+"""Seconds. A busy process takes 10 of them until those who waited for an answer of Redis have gone on."""
 MOST_CALLERS = 1_000
 """Whose permits are kept; beyond, those of whoever asked longest ago are forgotten."""
 

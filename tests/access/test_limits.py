@@ -3,7 +3,8 @@
 import pytest
 from redis.crc import key_slot
 
-from gateway.access.limits import Decision, Limit, LimitState, Unlimited, client_limit, ip_limit
+from gateway.access.gcra import Pace
+from gateway.access.limits import Decision, Limit, Unlimited, client_limit, ip_limit
 from gateway.quota import Quota
 
 
@@ -30,36 +31,43 @@ def test_an_address_limit_lies_in_the_slot_of_its_client(subject: str) -> None:
     assert key_slot(made.key.encode()) == key_slot(limit("1/minute").key.encode())
 
 
+def decision(*spent: tuple[Limit, int], allowed: bool = True) -> Decision:
+    """Make one after which so many of each limit are spent."""
+    limits = tuple(limit for limit, _ in spent)
+    paces = [Pace.of(limit.quota) for limit in limits]
+    backlogs = [pace.interval * number for pace, (_, number) in zip(paces, spent, strict=True)]
+    return Decision(allowed, "redis", limits, paces, backlogs)
+
+
 def test_an_allowed_decision_prints_the_headers_of_the_interface() -> None:
-    state = LimitState(limit("600/minute"), remaining=599, resets_after=0.1)
-    assert Decision(allowed=True, states=(state,), store="redis").headers() == [
+    allowed = decision((limit("600/minute"), 1))
+    assert allowed.headers() == [
         (b"ratelimit-policy", b'"orders";q=600;w=60'),
         (b"ratelimit", b'"orders";r=599;t=1'),
     ]
+    assert (allowed.refused_by, allowed.retry_after) == (None, 0.0)
 
 
-def test_a_refusal_of_several_limits_prints_one_item_each_and_when_to_come_back() -> None:
-    states = (
-        LimitState(address_limit("60/minute"), remaining=0, resets_after=60.0),
-        LimitState(limit("5/second"), remaining=5, resets_after=0.0),
-    )
-    refusal = Decision(allowed=False, states=states, store="local", retry_after=1.01, refused_by=states[0].limit)
-    assert refusal.headers() == [
-        (b"ratelimit-policy", b'"orders-ip";q=60;w=60, "orders";q=5;w=1'),
-        (b"ratelimit", b'"orders-ip";r=0;t=60, "orders";r=5;t=0'),
-    ]
-    assert refusal.retry_after_seconds == 2
+def test_a_refusal_says_which_limit_was_spent_and_when_to_come_back() -> None:
+    narrow, wide = address_limit("30/minute"), limit("5/second")
+    refusal = decision((wide, 0), (narrow, 30), allowed=False)
+    assert refusal.remaining == [5, 0]
+    assert refusal.resets_after == [0.0, 60.0]
+    assert (refusal.refused_by, refusal.retry_after, refusal.retry_after_seconds) == (narrow, 2.0, 2)
+    later = refusal.after(0.5)
+    assert later.resets_after == [0.0, 59.5]
+    assert (later.refused_by, later.retry_after, later.retry_after_seconds) == (narrow, 1.5, 2)
 
 
 def test_retry_after_is_at_least_a_second() -> None:
-    refusal = Decision(allowed=False, states=(), store="local", retry_after=0.002)
+    refusal = decision((limit("500/second"), 500), allowed=False)
+    assert refusal.retry_after == 0.002
     assert refusal.retry_after_seconds == 1
 
 
 def test_a_policy_name_is_escaped_as_a_structured_field_string() -> None:
     odd = Limit("client", policy='a"b\\c', key="k", quota=Quota(1, 1))
-    decision = Decision(allowed=True, states=(LimitState(odd, 0, 1.0),), store="redis")
-    assert dict(decision.headers())[b"ratelimit"] == b'"a\\"b\\\\c";r=0;t=1'
+    assert dict(decision((odd, 1)).headers())[b"ratelimit"] == b'"a\\"b\\\\c";r=0;t=1'
 
 
 async def test_unlimited_lets_everything_through_and_says_nothing() -> None:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import httpx
 
-from gateway.config.keys import sha256_hex
 from tests.bench.field import Field
 from tests.bench.findings import Findings, Growth, Step, Target
 from tests.bench.measure import Figures, Timed, alternate, measure, ratio
 from tests.bench.process import serve
-from tests.bench.servers import KEY, UNLIMITED, GatewayServer, generous_config, running_gateway
+from tests.bench.servers import KEY, NUMBERED_KEY, GatewayServer, generous_config, numbered_clients, running_gateway
 from tests.bench.subjects import CREATE, RATE, bearer
 from tests.bench.wrk import Requests
 
@@ -33,22 +32,11 @@ FILLING_CONNECTIONS = 8
 
 def of_clients(field: Field, findings: Findings, most: int) -> None:
     """Configure more and more clients, and read with the keys of all."""
-    key = "qsk_" + "c" * 33 + "<number>"
 
     def start(stack: ExitStack, size: int) -> Timed:
-        config = generous_config()
-        numbers = (f"{number:010d}" for number in range(size))
-        config["clients"] = [
-            {
-                "id": f"client-{number}",
-                "key_sha256": sha256_hex(key.replace("<number>", number)),
-                "scopes": ["rates:read"],
-                "rate_limit": UNLIMITED,
-            }
-            for number in numbers
-        ]
+        config = {**generous_config(), "clients": numbered_clients(size)}
         gateway = stack.enter_context(running_gateway(field.upstream, config=config))
-        requests = Requests("GET", RATE, 200, bearer(key), among=size)
+        requests = Requests("GET", RATE, 200, bearer(NUMBERED_KEY), among=size)
         send(gateway, requests, size)
         return partial(measure, gateway, requests, connections=field.pace.connections)
 

@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[2]
 PEERS = Path(__file__).parent / "peers"
 UNLIMITED = "1000000/second"
 KEY = "qsk_" + "bench".ljust(43, "0")
+NUMBERED_KEY = "qsk_" + "c" * 33 + "<number>"
+"""Of a client of `numbered_clients`."""
 LIMITED_KEY = "qsk_" + "limited".ljust(43, "0")
 TOOLS = {"wrk": "apt install wrk", "nginx": "apt install nginx-light", "py-spy": "pip install py-spy"}
 """Program → how to get it, on Debian and Ubuntu."""
@@ -126,6 +128,19 @@ def generous_config() -> dict[str, object]:
         "cache": {"exchange_rates": 3600},
         "functions": {"allow": ["get-network-fee"]},
     }
+
+
+def numbered_clients(count: int, *, rate_limit: str = UNLIMITED) -> list[object]:
+    """Return so many services that may read rates, for `gateway.yaml`."""
+    return [
+        {
+            "id": f"client-{number:010d}",
+            "key_sha256": sha256_hex(NUMBERED_KEY.replace("<number>", f"{number:010d}")),
+            "scopes": ["rates:read"],
+            "rate_limit": rate_limit,
+        }
+        for number in range(count)
+    ]
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import sys
 from collections import Counter
 from collections.abc import Mapping, MutableMapping
 from typing import Any
@@ -36,7 +37,7 @@ class Caller:
         return statuses
 
     async def _send_one(self) -> int:
-        number = f"{next(_numbers):010d}"
+        number = f"{next(_numbers) % (self._requests.among or sys.maxsize):010d}"
         body = (self._requests.body or "").replace("<number>", number).encode()
         status = 0
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import yaml
 
 from gateway.store.embedded import EmbeddedValkey
-from tests.bench.servers import ROOT, Server, generous_config, variables
+from tests.bench.servers import ROOT, Server, generous_config, numbered_clients, variables
 from tests.bench.wrk import CONNECTIONS
-from tests.guard.counted import KINDS, WAVES
+from tests.guard.counted import CLIENTS, CLIENTS_LIMIT, REQUESTS, WAVES
 from tests.plugins.processes import clean_environ
 
 NO_QUANTAPAY = Server("http://127.0.0.1:9", pid=0)
@@ -39,12 +39,12 @@ def read(folder: Path) -> dict[str, int]:
     Each dump has what was counted since the one before: before a kind of request, and then its requests. The last,
     without a number, is about the end of the program.
     """
-    expected = 2 * len(KINDS)
+    expected = 2 * len(REQUESTS)
     dumps = sorted(folder.glob("counts.*"), key=lambda path: int(path.suffix[1:]))
     if len(dumps) != expected:
         raise CountFailed(f"callgrind wrote {len(dumps)} counts instead of {expected}")
     requests = WAVES * CONNECTIONS
-    return {kind: total(dump.read_text()) // requests for kind, dump in zip(KINDS, dumps[1::2], strict=True)}
+    return {kind: total(dump.read_text()) // requests for kind, dump in zip(REQUESTS, dumps[1::2], strict=True)}
 
 
 def total(dump: str) -> int:
@@ -56,7 +56,9 @@ def total(dump: str) -> int:
 
 
 def _run(folder: Path, redis_url: str) -> None:
-    (folder / "gateway.yaml").write_text(yaml.safe_dump(generous_config()), encoding="utf-8")
+    config = generous_config()
+    config["clients"] += numbered_clients(CLIENTS, rate_limit=CLIENTS_LIMIT)
+    (folder / "gateway.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     environ = {
         **variables(NO_QUANTAPAY),
         "GATEWAY_REDIS_URL": redis_url,

@@ -27,13 +27,21 @@ from gateway.settings import load_settings
 from gateway.store.client import connect
 from gateway.telemetry import logs
 from tests.bench.peers.hello import app as hello
-from tests.bench.subjects import BY_NAME
+from tests.bench.servers import NUMBERED_KEY
+from tests.bench.subjects import BY_NAME, RATE, bearer
 from tests.bench.upstream import answer_to
-from tests.guard.bounds import BOUNDS, UNIT
+from tests.bench.wrk import Requests
+from tests.guard.bounds import BOUNDS, MANY, UNIT
 from tests.guard.caller import PATIENCE, Caller
 
-KINDS = (UNIT, *BOUNDS)
-"""Names of the benchmark's subjects, in the order in which they are counted."""
+CLIENTS = 64
+"""Twice as many as send at once. With their limit none of them gets permits in advance."""
+CLIENTS_LIMIT = "50000/hour"
+REQUESTS = {
+    **{name: BY_NAME[name].requests for name in (UNIT, *BOUNDS) if name in BY_NAME},
+    MANY: Requests("GET", RATE, 200, bearer(NUMBERED_KEY), among=CLIENTS),
+}
+"""What is sent, by its kind, in the order in which it is counted."""
 WARM_UP_WAVES = 4
 WAVES = 8
 """That count."""
@@ -105,7 +113,7 @@ def mark() -> None:
 async def count_all() -> None:
     """Send all kinds of requests, the counted ones of each between two marks."""
     async with running_gateway() as app:
-        callers = {name: Caller(hello if name == UNIT else app, BY_NAME[name].requests) for name in KINDS}
+        callers = {name: Caller(hello if name == UNIT else app, requests) for name, requests in REQUESTS.items()}
         for caller in callers.values():
             await caller.send(WARM_UP_WAVES)
         # When garbage is looked for depends on all that happened before.
@@ -118,7 +126,7 @@ async def count_all() -> None:
             mark()
             statuses = await caller.send(WAVES)
             mark()
-            assert set(statuses) == {BY_NAME[name].requests.status}, f"{name}: {dict(statuses)}"
+            assert set(statuses) == {REQUESTS[name].status}, f"{name}: {dict(statuses)}"
 
 
 if __name__ == "__main__":
