@@ -22,6 +22,8 @@ class Pace(NamedTuple):
     """What one request costs."""
     span: int
     """How far ahead of now the TAT may lie."""
+    numbers: str
+    """Amount and window in microseconds, as `limits.lua` takes them."""
 
     @classmethod
     @lru_cache(MOST_PACES)
@@ -29,7 +31,8 @@ class Pace(NamedTuple):
         """Slow a quota down to one process's share; at once it lets through ⌊amount ÷ processes⌋, at least one."""
         window = quota.window * MICROSECONDS
         interval = window * processes
-        return cls(quota.amount * MICROSECONDS, interval, max(window * quota.amount, interval))
+        span = max(window * quota.amount, interval)
+        return cls(quota.amount * MICROSECONDS, interval, span, f"{quota.amount},{window}")
 
     def remaining(self, backlog: int) -> int:
         """Return how many requests fit now."""

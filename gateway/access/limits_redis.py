@@ -1,14 +1,12 @@
 """Limits over all processes: GCRA in Redis, or the local share without it."""
 
-from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
-from operator import add
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from gateway.access.gcra import MICROSECONDS, Pace
 from gateway.access.limits import Decision, Limit, Limits
 from gateway.access.limits_local import LocalLimiter
-from gateway.access.permits import Permits
+from gateway.access.permits import Grant, Permits
 from gateway.clock import Clock
 from gateway.errors import StorageUnavailable
 from gateway.store.batch import Batches
@@ -88,45 +86,39 @@ class RedisLimiter:
 
     async def _ask_redis(self, requests: Sequence[Limits]) -> Sequence[Decision]:
         """Have Redis decide about requests; those with the same limits are one question, and how often it is asked."""
-        counts = Counter(requests)
-        keys: dict[str, int] = {}
-        numbers: list[str] = []
-        for limits, count in counts.items():
-            numbers.append(f"{count},{self._permits.wanted(limits)},{len(limits)}")
-            for limit in limits:
-                place, (amount, window) = keys.setdefault(limit.key, len(keys) + 1), limit.quota
-                numbers.append(f"{place},{amount},{window * MICROSECONDS}")
-        asked_at = self._clock.monotonic()
-        args = [f"[{','.join(numbers)}]"]  # as one: redis-py takes microseconds for each
-        reply = iter(await self._store.run(lambda redis: self._script(redis, [*keys], args)))
-        decided: dict[Limits, Iterator[Decision]] = {}
-        for limits, count in counts.items():
-            taken = next(reply)
+        grants: dict[Limits, Grant] = {}
+        asked = []
+        for limits in requests:
+            grant = grants.get(limits)
+            if grant is None:
+                grant = grants[limits] = self._permits.ask(limits)
+            grant.waiting += 1
+            asked.append(grant)
+        keys, numbers = _question(grants.values())
+        reply = iter(await self._store.run(lambda redis: self._script(redis, keys, [numbers])))
+        for grant in grants.values():
+            grant.taken = next(reply)
             # Each limit's backlog comes as whole microseconds and a part in 1/amount microseconds.
-            backlogs = [next(reply) * limit.quota.amount + next(reply) for limit in limits]
-            decisions = _decisions(limits, backlogs, taken=taken)
-            answers = [next(decisions) for _ in range(count)]
-            if taken < count:
-                self._remember(limits, answers[-1], asked_at)
-            self._permits.keep(limits, decisions, size=max(0, taken - count), taken_at=asked_at)
-            decided[limits] = iter(answers)
-        return [next(decided[limits]) for limits in requests]
+            grant.backlogs = [next(reply) * limit.quota.amount + next(reply) for limit in grant.limits]
+        decided = [grant.tell() for grant in asked]
+        for grant in grants.values():
+            if grant.taken < grant.waiting:
+                self._remember(grant.tell(), grant.asked_at)
+            self._permits.keep(grant)
+        return decided
 
-    def _remember(self, limits: Limits, refusal: Decision, asked_at: float) -> None:
-        self._refusals[limits] = _Refusal(refusal, asked_at, good_for=min(REMEMBERED, refusal.retry_after))
+    def _remember(self, refusal: Decision, asked_at: float) -> None:
+        self._refusals[refusal.limits] = _Refusal(refusal, asked_at, good_for=min(REMEMBERED, refusal.retry_after))
         if len(self._refusals) > MOST_REFUSALS:
             self._refusals.popitem(last=False)
 
 
-def _decisions(limits: Limits, backlogs: Sequence[int], *, taken: int) -> Iterator[Decision]:
-    """Yield what requests with the same limits are told, of which the first were taken.
-
-    `backlogs`: how far each TAT lay ahead before them, in its pace's unit.
-    """
-    paces = [Pace.of(limit.quota) for limit in limits]
-    intervals = [pace.interval for pace in paces]
-    for _ in range(taken):
-        backlogs = list(map(add, backlogs, intervals))
-        yield Decision(True, "redis", limits, paces, backlogs)
-    while True:
-        yield Decision(False, "redis", limits, paces, backlogs)
+def _question(grants: Iterable[Grant]) -> tuple[list[str], str]:
+    """Return the keys and the numbers of the script; these as one text, as redis-py takes microseconds for each."""
+    keys: dict[str, int] = {}
+    numbers: list[str] = []
+    for grant in grants:
+        numbers.append(f"{grant.waiting},{grant.in_advance},{len(grant.limits)}")
+        for limit, pace in zip(grant.limits, grant.paces, strict=True):
+            numbers.append(f"{keys.setdefault(limit.key, len(keys) + 1)},{pace.numbers}")
+    return list(keys), f"[{','.join(numbers)}]"

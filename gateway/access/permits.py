@@ -11,26 +11,55 @@ They are taken together with those that requests wait for, and only where nobody
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from gateway.access.limits import Decision, Limits
+from gateway.access.gcra import Pace
+from gateway.access.limits import MOST_CACHED, Decision, Limits
 from gateway.clock import Clock
+from gateway.quota import Quota
 
 GOOD_FOR = 0.05
-"""Seconds. A busy process takes 10 of them until those who waited for an answer of Redis have gone on."""
+"""Seconds. A busy process takes 10 ms of them until those who waited for an answer of Redis have gone on."""
 MOST_CALLERS = 1_000
 """Whose permits are kept; beyond, those of whoever asked longest ago are forgotten."""
 
 
 @dataclass(slots=True)
-class _Advance:
-    """What was taken in advance when Redis was last asked about some limits."""
+class Grant:
+    """What Redis is asked about some limits, and what it let through, told one decision after the other."""
 
-    permits: Iterator[Decision]
-    size: int
-    unused: int
-    taken_at: float
+    limits: Limits
+    paces: Sequence[Pace]
+    asked_at: float
+    in_advance: int = 0
+    """How many permits are asked for."""
+    waiting: int = 0
+    """How many requests wait for the answer."""
+    taken: int = 0
+    """How many were let through: the requests, and with all of the permits or none, if they were."""
+    told: int = 0
+    backlogs: Sequence[int] = ()
+    """Of each limit after the decision that was told last."""
+
+    @property
+    def used(self) -> int:
+        """How many permits were used."""
+        return max(0, self.told - self.waiting)
+
+    @property
+    def most(self) -> int:
+        """How many permits come back while they are good."""
+        return min([_returning(limit.quota) for limit in self.limits])
+
+    def tell(self) -> Decision:
+        """Return the next decision: a refusal once all that was taken is told."""
+        if self.told == self.taken:
+            return Decision(False, "redis", self.limits, self.paces, self.backlogs)
+        self.told += 1
+        self.backlogs = [backlog + pace.interval for backlog, pace in zip(self.backlogs, self.paces, strict=True)]
+        return Decision(True, "redis", self.limits, self.paces, self.backlogs)
 
 
 class Permits:
@@ -38,37 +67,37 @@ class Permits:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._advances: OrderedDict[Limits, _Advance] = OrderedDict()
+        self._grants: OrderedDict[Limits, Grant] = OrderedDict()
 
     def take(self, limits: Limits) -> Decision | None:
         """Return a decision that lets a request through, if there is one."""
-        advance = self._advances.get(limits)
-        if advance is None or not advance.unused or not self._is_good(advance):
+        grant = self._grants.get(limits)
+        if grant is None or grant.told == grant.taken or not self._is_good(grant):
             return None
-        advance.unused -= 1
-        return next(advance.permits)
+        return grant.tell()
 
-    def wanted(self, limits: Limits) -> int:
-        """Return how many to take in advance, now that Redis is asked about these limits anyway."""
-        advance = self._advances.get(limits)
-        if advance is None:
-            return 0
-        used = advance.size - advance.unused
-        return min(max(1, 2 * used) if self._is_good(advance) else used, _most(limits))
+    def ask(self, limits: Limits) -> Grant:
+        """Begin to ask Redis about limits, for as many permits as there is use for."""
+        grant = Grant(limits, [Pace.of(limit.quota) for limit in limits], asked_at=self._clock.monotonic())
+        before = self._grants.get(limits)
+        if before is not None:
+            used = before.used
+            grant.in_advance = min(max(1, 2 * used) if self._is_good(before) else used, grant.most)
+        return grant
 
-    def keep(self, limits: Limits, permits: Iterator[Decision], *, size: int, taken_at: float) -> None:
-        """Keep `size` permits, perhaps none."""
-        if not _most(limits):
+    def keep(self, grant: Grant) -> None:
+        """Keep the permits that came of it, perhaps none, in place of those before."""
+        if not grant.most:
             return
-        self._advances[limits] = _Advance(permits, size, size, taken_at)
-        self._advances.move_to_end(limits)
-        if len(self._advances) > MOST_CALLERS:
-            self._advances.popitem(last=False)
+        self._grants[grant.limits] = grant
+        self._grants.move_to_end(grant.limits)
+        if len(self._grants) > MOST_CALLERS:
+            self._grants.popitem(last=False)
 
-    def _is_good(self, advance: _Advance) -> bool:
-        return self._clock.monotonic() - advance.taken_at < GOOD_FOR
+    def _is_good(self, grant: Grant) -> bool:
+        return self._clock.monotonic() - grant.asked_at < GOOD_FOR
 
 
-def _most(limits: Limits) -> int:
-    """Return how many come back while a permit is good."""
-    return min(int(limit.quota.amount * GOOD_FOR / limit.quota.window) for limit in limits)
+@lru_cache(MOST_CACHED)
+def _returning(quota: Quota) -> int:
+    return int(quota.amount * GOOD_FOR / quota.window)
