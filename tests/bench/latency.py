@@ -1,12 +1,15 @@
 """How long callers wait: what the gateway adds when it is alone with one, and how it does at half of its load."""
 
+from collections import defaultdict
 from functools import partial
 from statistics import median
 
 from tests.bench.field import Field
 from tests.bench.findings import Findings, Target
-from tests.bench.measure import alternate, measure
-from tests.bench.subjects import FORM, PASS_THROUGH, READ
+from tests.bench.measure import Figures, alternate, measure
+from tests.bench.servers import Server
+from tests.bench.subjects import BY_NAME, FORM, PASS_THROUGH, READ
+from tests.bench.wrk import Requests
 
 MOST_ADDED = 1.0
 """Milliseconds."""
@@ -15,28 +18,59 @@ WIDEST_TAIL = 5.0
 
 
 def add(field: Field, findings: Findings) -> None:
-    """Compare calls through the gateway with calls of QuantaPay itself, one at a time over one connection."""
+    """Compare calls through the gateway with calls of QuantaPay itself, one at a time over one connection.
+
+    nginx in the same place tells how much of it is due to one more process on this machine.
+    """
     drives = {
         "direct": partial(measure, field.upstream, FORM, connections=1),
-        "through": partial(measure, field.gateway, PASS_THROUGH, connections=1),
+        "nginx": partial(measure, field.server("nginx"), FORM, connections=1),
+        "gateway": partial(measure, field.gateway, PASS_THROUGH, connections=1),
     }
     found = alternate(drives, rounds=field.pace.rounds, seconds=field.pace.seconds)
-    added = [through.p50 - direct.p50 for through, direct in zip(found["through"], found["direct"], strict=True)]
+
+    def added(name: str) -> float:
+        rounds = zip(found[name], found["direct"], strict=True)
+        return median(through.p50 - direct.p50 for through, direct in rounds) * 1e3
+
     findings.targets.append(
-        Target("latency that a pass-through adds at one connection, p50", MOST_ADDED, median(added) * 1e3, " ms")
+        Target("latency that a pass-through adds at one connection, p50", MOST_ADDED, added("gateway"), " ms")
     )
+    findings.others.append(("latency that nginx adds at one connection, p50", f"{added('nginx'):.2f} ms"))
 
 
 def load_by_half(field: Field, findings: Findings) -> None:
-    """Drive with as many connections as ever that rest in between, so that half of what is possible is asked for."""
+    """Drive with as many connections as ever that rest in between, so that half of what is possible is asked for.
+
+    The peers are driven the same way: a machine that now and then stands still gives all of them a tail.
+    """
+    drives = {
+        "cached read": (field.gateway, READ),
+        "pass-through": (field.gateway, PASS_THROUGH),
+        "FastAPI, hello": (field.server("hello"), BY_NAME["hello"].requests),
+        "nginx, proxy": (field.server("nginx"), FORM),
+    }
+    tails: defaultdict[str, list[float]] = defaultdict(list)
+    shares: defaultdict[str, list[float]] = defaultdict(list)
+    for _ in range(field.pace.rounds):
+        for title, (server, requests) in drives.items():
+            full = measure(server, requests, seconds=field.pace.seconds, connections=field.pace.connections)
+            half = _at_half(field, server, requests, full.rate)
+            tails[title].append(half.p99 / half.p50)
+            shares[title].append(half.rate / full.rate)
+    for title, (server, _) in drives.items():
+        share = f"at {median(shares[title]):.0%} of the full load"
+        if server is field.gateway:
+            findings.targets.append(
+                Target(f"{title} at half load, p99 in terms of p50", WIDEST_TAIL, median(tails[title]))
+            )
+            findings.others.append((f"{title}: the load that counts as half", share))
+        else:
+            tail = f"{median(tails[title]):.2f}, {share}"
+            findings.others.append((f"{title} at half load, p99 in terms of p50", tail))
+
+
+def _at_half(field: Field, server: Server, requests: Requests, rate: float) -> Figures:
     connections = field.pace.connections
-    for title, requests in (("cached read", READ), ("pass-through", PASS_THROUGH)):
-        tails, shares = [], []
-        for _ in range(field.pace.rounds):
-            full = measure(field.gateway, requests, seconds=field.pace.seconds, connections=connections)
-            pause = 2 * connections / full.rate
-            half = measure(field.gateway, requests, seconds=field.pace.seconds, connections=connections, pause=pause)
-            tails.append(half.p99 / half.p50)
-            shares.append(half.rate / full.rate)
-        findings.targets.append(Target(f"{title} at half load, p99 in terms of p50", WIDEST_TAIL, median(tails)))
-        findings.others.append((f"{title}: the load that counts as half", f"{median(shares):.0%} of the full"))
+    pause = 2 * connections / rate
+    return measure(server, requests, seconds=field.pace.seconds, connections=connections, pause=pause)
