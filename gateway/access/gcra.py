@@ -11,7 +11,8 @@ from typing import NamedTuple, Self
 from gateway.quota import Quota
 
 MICROSECONDS = 1_000_000
-MOST_PACES = 10_000
+MOST_QUOTAS = 10_000
+"""For each of which what follows from it is computed once."""
 
 
 class Pace(NamedTuple):
@@ -22,17 +23,15 @@ class Pace(NamedTuple):
     """What one request costs."""
     span: int
     """How far ahead of now the TAT may lie."""
-    numbers: str
-    """Amount and window in microseconds, as `limits.lua` takes them."""
 
     @classmethod
-    @lru_cache(MOST_PACES)
+    @lru_cache(MOST_QUOTAS)
     def of(cls, quota: Quota, processes: int = 1) -> Self:
         """Slow a quota down to one process's share; at once it lets through ⌊amount ÷ processes⌋, at least one."""
         window = quota.window * MICROSECONDS
         interval = window * processes
         span = max(window * quota.amount, interval)
-        return cls(quota.amount * MICROSECONDS, interval, span, f"{quota.amount},{window}")
+        return cls(quota.amount * MICROSECONDS, interval, span)
 
     def remaining(self, backlog: int) -> int:
         """Return how many requests fit now."""

@@ -14,8 +14,8 @@ from gateway.quota import Quota
 from gateway.telemetry.spans import span
 
 MOST_CACHED = 100_000
-"""Texts and numbers that only depend on the configuration, made once: more than there are clients, as of more in turn
-each would be forgotten just before it is needed. Some 50 MB if it ever has as many."""
+"""Texts that only depend on the configuration, made once. More than there will be clients: of more in turn, each would
+be forgotten just before it is needed. So many clients take 80 MB."""
 
 
 class Limit(NamedTuple):
@@ -66,26 +66,18 @@ class Decision(NamedTuple):
     """Of each limit after it, in its pace's unit."""
 
     @property
-    def remaining(self) -> list[int]:
-        """Requests that each limit would let through now. Without Redis, from this process."""
-        return [pace.remaining(backlog) for pace, backlog in zip(self.paces, self.backlogs, strict=True)]
-
-    @property
-    def resets_after(self) -> list[float]:
-        """Seconds until all of each limit is there again."""
-        return [backlog / pace.second for pace, backlog in zip(self.paces, self.backlogs, strict=True)]
-
-    @property
     def refused_by(self) -> Limit | None:
         """The first of the limits that were spent."""
-        if self.allowed:
-            return None
-        return next(limit for limit, wait in zip(self.limits, self._waits(), strict=True) if wait)
+        if not self.allowed:
+            for limit, pace, backlog in zip(self.limits, self.paces, self.backlogs, strict=True):
+                if pace.wait(backlog):
+                    return limit
+        return None
 
     @property
     def retry_after(self) -> float:
         """Seconds until the same request would be let through, if nobody else asks; 0 if it was."""
-        return 0.0 if self.allowed else max(self._waits())
+        return 0.0 if self.allowed else max(map(Pace.wait, self.paces, self.backlogs))
 
     @property
     def retry_after_seconds(self) -> int:
@@ -95,7 +87,8 @@ class Decision(NamedTuple):
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Return `RateLimit-Policy` and `RateLimit` of a decision about one limit, as ASGI takes them; [] about none.
 
-        See draft-ietf-httpapi-ratelimit-headers. Seconds are whole and rounded up.
+        See draft-ietf-httpapi-ratelimit-headers. Seconds are whole and rounded up. `ValueError` about several: those
+        that are told have one.
         """
         if not self.limits:
             return []
@@ -105,13 +98,10 @@ class Decision(NamedTuple):
         return [(b"ratelimit-policy", policy), (b"ratelimit", left)]
 
     def after(self, seconds: float) -> "Decision":
-        """Return what the same decision means that much later."""
+        """Return what the same refusal means that much later, if it still is one."""
         elapsed = [int(seconds * pace.second) for pace in self.paces]
         backlogs = [max(0, backlog - less) for backlog, less in zip(self.backlogs, elapsed, strict=True)]
         return Decision(self.allowed, self.store, self.limits, self.paces, backlogs)
-
-    def _waits(self) -> list[float]:
-        return [pace.wait(backlog) for pace, backlog in zip(self.paces, self.backlogs, strict=True)]
 
 
 @lru_cache(MOST_CACHED)

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from gateway.access.gcra import Pace
-from gateway.access.limits import MOST_CACHED, Decision, Limits
+from gateway.access.gcra import MOST_QUOTAS, Pace
+from gateway.access.limits import Decision, Limits
 from gateway.clock import Clock
 from gateway.quota import Quota
 
 GOOD_FOR = 0.05
-"""Seconds. A busy process takes 10 ms of them until those who waited for an answer of Redis have gone on."""
+"""Seconds. ADR 0016 has why not fewer."""
 MOST_CALLERS = 1_000
 """Whose permits are kept; beyond, those of whoever asked longest ago are forgotten."""
 
@@ -86,7 +86,7 @@ class Permits:
         return grant
 
     def keep(self, grant: Grant) -> None:
-        """Keep the permits that came of it, perhaps none, in place of those before."""
+        """Keep the permits that came of it, perhaps none, in place of those before: also of an ask at the same time."""
         if not grant.most:
             return
         self._grants[grant.limits] = grant
@@ -98,6 +98,6 @@ class Permits:
         return self._clock.monotonic() - grant.asked_at < GOOD_FOR
 
 
-@lru_cache(MOST_CACHED)
+@lru_cache(MOST_QUOTAS)
 def _returning(quota: Quota) -> int:
     return int(quota.amount * GOOD_FOR / quota.window)

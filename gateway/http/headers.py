@@ -19,6 +19,9 @@ def first_of(scope: Scope, name: bytes) -> str | None:
 
 def all_of(scope: Scope, name: bytes) -> list[str]:
     """Return the values of every header `name`, in the order they came."""
-    if name not in scope["state"]["headers"]:
+    kept: dict[bytes, bytes] = scope["state"]["headers"]
+    if name not in kept:
         return []
+    if len(kept) == len(scope["headers"]):  # no name came twice, as in nearly every request
+        return [kept[name].decode("latin-1")]
     return [value.decode("latin-1") for header, value in scope["headers"] if header == name]

@@ -6,6 +6,7 @@ from redis.crc import key_slot
 from gateway.access.gcra import Pace
 from gateway.access.limits import Decision, Limit, Unlimited, client_limit, ip_limit
 from gateway.quota import Quota
+from tests.plugins.decisions import remaining, resets_after
 
 
 def limit(text: str, name: str = "orders") -> Limit:
@@ -51,11 +52,11 @@ def test_an_allowed_decision_prints_the_headers_of_the_interface() -> None:
 def test_a_refusal_says_which_limit_was_spent_and_when_to_come_back() -> None:
     narrow, wide = address_limit("30/minute"), limit("5/second")
     refusal = decision((wide, 0), (narrow, 30), allowed=False)
-    assert refusal.remaining == [5, 0]
-    assert refusal.resets_after == [0.0, 60.0]
+    assert remaining(refusal) == [5, 0]
+    assert resets_after(refusal) == [0.0, 60.0]
     assert (refusal.refused_by, refusal.retry_after, refusal.retry_after_seconds) == (narrow, 2.0, 2)
     later = refusal.after(0.5)
-    assert later.resets_after == [0.0, 59.5]
+    assert resets_after(later) == [0.0, 59.5]
     assert (later.refused_by, later.retry_after, later.retry_after_seconds) == (narrow, 1.5, 2)
 
 

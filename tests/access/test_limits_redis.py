@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,6 +27,7 @@ from gateway.quota import Quota
 from gateway.store.client import DEADLINE, connect
 from gateway.store.redis import Store
 from gateway.telemetry.metrics import Metrics
+from tests.plugins.decisions import remaining, resets_after
 from tests.plugins.gateway import PATIENCE
 from tests.plugins.valkey import ValkeyServer
 
@@ -245,6 +246,25 @@ async def limiter_on(
     await store.close()
 
 
+class SetClock(SystemClock):
+    """Time that somebody else sets."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def reply_of(numbers: list[int]) -> Callable[..., Awaitable[list[int]]]:
+    """Stand in for the script with one reply."""
+
+    async def script(*_: object) -> list[int]:
+        return numbers
+
+    return script
+
+
 class MovedClock(SystemClock):
     """The machine's clock, put forward."""
 
@@ -292,8 +312,8 @@ async def test_a_refusal_says_when_to_come_back_and_by_which_limit(valkey: Valke
             assert (refusal.allowed, refusal.refused_by) == (False, limits[0])
             assert 1799 < refusal.retry_after <= 1800
             assert refusal.retry_after_seconds == 1800
-            assert refusal.remaining[0] == 0
-            assert refusal.remaining[1] >= 598  # refused requests cost nothing
+            assert remaining(refusal)[0] == 0
+            assert remaining(refusal)[1] >= 598  # refused requests cost nothing
         assert counted(metrics, "ip", "allowed", "redis") == counted(metrics, "client", "allowed", "redis") == 2
         assert counted(metrics, "ip", "refused", "redis") == 30
         assert counted(metrics, "client", "refused", "redis") == 0
@@ -364,7 +384,7 @@ async def test_a_busy_client_asks_redis_for_few_of_its_requests(valkey: ValkeySe
         assert all(decision.allowed and decision.store == "redis" for decision in decisions)
         assert counted(metrics, "client", "allowed", "redis") == 201
         # Each says what it left, as if it had asked by itself.
-        left = [decision.remaining[0] for decision in decisions[136:]]
+        left = [remaining(decision)[0] for decision in decisions[136:]]
         assert left == list(range(left[0], left[0] - len(left), -1))
 
 
@@ -404,7 +424,7 @@ async def test_what_many_addresses_take_in_advance_is_a_tenth_of_the_clients_lim
                 inspector.flushall()  # as if all had come back
         decisions = await asyncio.gather(*(limiter.take(limits) for limits in visitors))
     assert all(decision.allowed for decision in decisions)
-    assert min(decision.remaining[1] for decision in decisions) >= 100 - 60 - 10
+    assert min(remaining(decision)[1] for decision in decisions) >= 100 - 60 - 10
 
 
 async def test_a_flood_of_refusals_asks_redis_once_a_second(valkey: ValkeyServer) -> None:
@@ -425,8 +445,8 @@ async def test_a_flood_of_refusals_asks_redis_once_a_second(valkey: ValkeyServer
     for refusal in later:
         assert (refusal.allowed, refusal.refused_by, refusal.store) == (False, wanted[0], "redis")
         assert refusal.retry_after == pytest.approx(first.retry_after - 0.9, abs=0.05)
-        assert refusal.resets_after[0] == pytest.approx(first.resets_after[0] - 0.9, abs=0.05)
-        assert refusal.remaining[0] == 0
+        assert resets_after(refusal)[0] == pytest.approx(resets_after(first)[0] - 0.9, abs=0.05)
+        assert remaining(refusal)[0] == 0
     assert counted(metrics, "client", "refused", "redis") == 52
 
 
@@ -443,6 +463,20 @@ async def test_a_remembered_refusal_ends_when_its_time_has_come_or_the_limit_is_
             assert scripts_run(client) == before + 1
         await asyncio.sleep(refused.retry_after + 0.06)
         assert (await limiter.take([limit("10/second")])).allowed
+
+
+async def test_a_remembered_refusal_is_a_refusal_up_to_its_last_nanosecond(
+    valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By the clock's float there was still time to wait, by the limit's integers there was none.
+    clock = SetClock(47_569_367e-9)
+    wanted = limit("20/second")
+    async with limiter_on(valkey.url, clock=clock) as (limiter, _, _metrics):
+        monkeypatch.setattr(limiter, "_script", reply_of([0, 977_029, 0]))
+        assert not (await limiter.take([wanted])).allowed
+        clock.now = (47_569_367 + 27_029_000) * 1e-9
+        again = await limiter.take([wanted])
+        assert (again.allowed, again.refused_by) == (False, wanted)
 
 
 async def test_refusals_are_remembered_within_bounds(valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
