@@ -41,8 +41,8 @@ class RedisLimiter:
     """Limits over all processes, on Redis's clock; the local share while Redis is away (interface §7).
 
     Requests that come at the same time are decided by one script: alone each costs this process nine times what one
-    of two dozen does. And a refusal is remembered for a second, so that a flood costs Redis nothing: GCRA would refuse the same
-    again until its time has come. Busy clients take permits in advance (`permits.py`).
+    of two dozen does. And a refusal is remembered for a second, so that a flood costs Redis nothing: GCRA would refuse
+    the same again until its time has come. Busy clients take permits in advance (`permits.py`).
     """
 
     def __init__(self, store: Store, local: LocalLimiter, *, clock: Clock, metrics: Metrics) -> None:
