@@ -22,8 +22,6 @@ MOST_REFUSALS = 10_000
 """About 10 MB; beyond, the oldest is forgotten, and Redis asked again."""
 REMEMBERED = 1.0
 """Seconds for which a refusal is remembered: no longer, as a limit can be lifted in Redis."""
-
-
 EXACT = 1e-6
 """Seconds: Redis's clock goes by microseconds, and floats of seconds are less exact than the limits' integers."""
 
