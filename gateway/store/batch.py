@@ -4,6 +4,7 @@ import asyncio
 import copy
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 Question = TypeVar("Question")
@@ -44,10 +45,13 @@ class Batches(Generic[Question, Answer]):
         task = asyncio.create_task(self._ask_for_all(group))
         self._in_the_way[group] = task
         self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
         timer = asyncio.get_running_loop().call_later(PATIENCE, self._make_way, group, task)
-        task.add_done_callback(lambda _: timer.cancel())
-        task.add_done_callback(lambda task: self._make_way(group, task))
+        task.add_done_callback(partial(self._end, group, timer))
+
+    def _end(self, group: str, timer: asyncio.TimerHandle, batch: asyncio.Task[None]) -> None:
+        timer.cancel()
+        self._under_way.discard(batch)
+        self._make_way(group, batch)
 
     def _make_way(self, group: str, batch: asyncio.Task[None]) -> None:
         """Let the next batch start, if `batch` is the one that it waits for."""

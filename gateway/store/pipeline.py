@@ -1,4 +1,4 @@
-"""One Redis server, and commands that come at the same time sent to it together."""
+"""One Redis server, asked over redis-py's connections; commands that come at the same time are sent together."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,43 +14,64 @@ MOST_COMMANDS = 64
 """In one message."""
 
 
-class SharedPipeline(Redis):
-    """redis-py's client, whose commands share pipelines.
+class PlainRedis(Redis):
+    """redis-py's client, each of whose commands is one message and its reply.
 
-    Alone each costs this process 125 µs, by the dozen 17. They use redis-py's connections but not the way in which its
-    client sends, with retries, records and a task for each write, as that is half as much again.
-    Commands that wait for something (`WAIT`, `BLOCK`) belong on a connection of their own.
+    It uses redis-py's connections but not the way in which its client sends, with retries, records and a task for each
+    write, as that is half as much again. How long a reply may take is for the caller to say.
     """
 
-    def __init__(self, redis: Redis, *, deadline: float) -> None:
-        """Use the connections of `redis`. `deadline`: seconds that a message and its replies may take."""
+    def __init__(self, redis: Redis) -> None:
+        """Use the connections of `redis`."""
         super().__init__(connection_pool=redis.connection_pool)
-        self._deadline = deadline
-        self._batches: Batches[Sequence[Any], Any] = Batches(self._send, most=MOST_COMMANDS)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's own
-        """Send a command with those of others, and return what redis-py makes of its reply."""
+        """Send a command, and return what redis-py makes of its reply."""
         if options:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py has no types here
-        reply = await self._batches.ask(args)
+        reply = await self._ask(args)
         if isinstance(reply, Exception):
             raise reply
         # Here, where all replies are read and a failure is nobody else's.
         read = self.response_callbacks.get(args[0])
         return reply if read is None else read(reply)
 
+    async def _ask(self, command: Sequence[Any]) -> Any:  # noqa: ANN401 - a reply of Redis
+        [reply] = await self._send([command])
+        return reply
+
     async def _send(self, commands: Sequence[Sequence[Any]]) -> Sequence[Any]:
         """Return each command's reply as Redis has it, an error reply as the exception that stands for it."""
         message = b"".join(map(_packed, commands))
+        connection = self.connection_pool.get_available_connection()  # type: ignore[no-untyped-call]  # as above
+        try:
+            await self.connection_pool.ensure_connection(connection)
+            # Whatever ends these early also closes the connection, so that no reply is left for another message.
+            await connection.send_packed_command(message)
+            return [await _reply(connection) for _ in commands]
+        finally:
+            await self.connection_pool.release(connection)
+
+
+class SharedPipeline(PlainRedis):
+    """The same for commands that come one by one: those that come at the same time share a message.
+
+    Alone each costs this process 125 µs, by the dozen 17. Commands that wait for something (`WAIT`, `BLOCK`) belong on
+    a connection of their own.
+    """
+
+    def __init__(self, redis: Redis, *, deadline: float) -> None:
+        """Use the connections of `redis`. `deadline`: seconds that a message and its replies may take."""
+        super().__init__(redis)
+        self._deadline = deadline
+        self._batches: Batches[Sequence[Any], Any] = Batches(self._send_in_time, most=MOST_COMMANDS)
+
+    async def _ask(self, command: Sequence[Any]) -> Any:  # noqa: ANN401 - a reply of Redis
+        return await self._batches.ask(command)
+
+    async def _send_in_time(self, commands: Sequence[Sequence[Any]]) -> Sequence[Any]:
         async with asyncio.timeout(self._deadline):
-            connection = self.connection_pool.get_available_connection()  # type: ignore[no-untyped-call]  # as above
-            try:
-                await self.connection_pool.ensure_connection(connection)
-                # Whatever ends these early also closes the connection, so that no reply is left for another message.
-                await connection.send_packed_command(message)
-                return [await _reply(connection) for _ in commands]
-            finally:
-                await self.connection_pool.release(connection)
+            return await self._send(commands)
 
 
 def _packed(command: Sequence[Any]) -> bytes:

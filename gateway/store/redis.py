@@ -36,7 +36,7 @@ from gateway.clock import Clock
 from gateway.errors import StorageUnavailable
 from gateway.store.cancellation import KeptCancellation
 from gateway.store.client import DEADLINE, RedisClient
-from gateway.store.pipeline import SharedPipeline
+from gateway.store.pipeline import PlainRedis, SharedPipeline
 from gateway.store.replication import NotReplicated, Replication
 from gateway.tasks import end
 from gateway.telemetry.metrics import Metrics
@@ -122,6 +122,8 @@ class Store:
         """Whether a command's keys must lie in one slot."""
         self._commands = SharedPipeline(redis, deadline=deadline) if isinstance(redis, Redis) else redis
         """What requests use; probes do not, as they would wait behind the very command that they ask about."""
+        self._apart = PlainRedis(redis) if isinstance(redis, Redis) else redis
+        """What gathered commands use."""
         self._clock = clock
         self._metrics = metrics
         self._deadline = deadline
@@ -163,9 +165,10 @@ class Store:
             with suppress(exceptions.RedisError, OSError):
                 await self._redis.connection_pool.sentinel_manager.aclose()
 
-    async def run(self, command: Callable[[RedisClient], Awaitable[T]]) -> T:
+    async def run(self, command: Callable[[RedisClient], Awaitable[T]], *, gathered: bool = False) -> T:
         """Run `command`, which may be several round trips, within the deadline.
 
+        What the caller has gathered of many who ask goes by itself: to wait for others' commands would gain nothing.
         Raises `StorageUnavailable` if Redis did not do it in time, could not, or is known to be down. The command
         may have been carried out all the same. A connection whose reply was not read is closed, so that a late
         reply is never taken for that of another command.
@@ -178,7 +181,7 @@ class Store:
             with KeptCancellation():
                 async with asyncio.timeout(self._deadline), self._slots:
                     await self._settle_doubt()  # it may have come up while waiting for a slot
-                    return await command(self._commands)
+                    return await command(self._apart if gathered else self._commands)
         except _UNAVAILABLE as error:
             fault = error
         except exceptions.ResponseError as error:

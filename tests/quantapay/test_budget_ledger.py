@@ -1,6 +1,7 @@
 """The budget's script on a real Valkey whose clock the tests hold: asks of one call, beside the same one by one."""
 
 import itertools
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +51,7 @@ def decide(client: redis.Redis, amount: int, history: list[Moment], *, together:
     script = script.replace('redis.call("TIME")', f'{{0, redis.call("GET", "{HELD_TIME}")}}')
     keys = [f"qpg:{{budget:acct}}:{name}" for name in (*LOGS, "generation", "throttled")]
     caps = (*limits(amount), *limits(max(1, amount // 2)))
-    settings_ = " ".join(map(str, (61_000_000, 6_000_000, 60_000_000, *caps)))
+    settings_ = json.dumps([61_000_000, 6_000_000, 60_000_000, *caps])
     now, known, answers, numbers = START, "", [], itertools.count()
     for moment in history:
         now += moment.gap

@@ -7,7 +7,7 @@ import pytest
 from redis.exceptions import RedisError, ResponseError
 
 from gateway.store.client import DEADLINE, connect
-from gateway.store.pipeline import SharedPipeline
+from gateway.store.pipeline import PlainRedis, SharedPipeline
 from tests.plugins.valkey import ValkeyServer
 
 
@@ -18,19 +18,26 @@ async def shared(valkey: ValkeyServer):
     await redis.aclose()
 
 
-async def test_each_command_gets_its_reply(shared: SharedPipeline) -> None:
+@pytest.fixture(params=["shared", "plain"])
+async def client(request: pytest.FixtureRequest, valkey: ValkeyServer):
+    redis = connect(valkey.url)
+    yield SharedPipeline(redis, deadline=DEADLINE) if request.param == "shared" else PlainRedis(redis)
+    await redis.aclose()
+
+
+async def test_each_command_gets_its_reply(client: PlainRedis) -> None:
     replies = await asyncio.gather(
-        *(shared.execute_command("SET", f"key-{n}", n) for n in range(20)),
-        *(shared.execute_command("GET", f"key-{n}") for n in range(20)),
+        *(client.execute_command("SET", f"key-{n}", n) for n in range(20)),
+        *(client.execute_command("GET", f"key-{n}") for n in range(20)),
     )
     assert replies[20:] == [str(n).encode() for n in range(20)]
 
 
-async def test_an_error_is_that_of_its_command_alone(shared: SharedPipeline) -> None:
+async def test_an_error_is_that_of_its_command_alone(client: PlainRedis) -> None:
     good, bad, missing = await asyncio.gather(
-        shared.execute_command("SET", "text", "a"),
-        shared.execute_command("INCR", "text"),
-        shared.execute_command("EVALSHA", "0" * 40, 0),
+        client.execute_command("SET", "text", "a"),
+        client.execute_command("INCR", "text"),
+        client.execute_command("EVALSHA", "0" * 40, 0),
         return_exceptions=True,
     )
     assert good
@@ -39,10 +46,20 @@ async def test_an_error_is_that_of_its_command_alone(shared: SharedPipeline) -> 
     assert isinstance(missing, ResponseError)
 
 
-async def test_a_lone_commands_error_is_raised_as_well(shared: SharedPipeline) -> None:
+async def test_a_lone_commands_error_is_raised_as_well(client: PlainRedis) -> None:
     with pytest.raises(ResponseError):
-        await shared.execute_command("NO-SUCH-COMMAND")
-    assert await shared.execute_command("PING") in (True, b"PONG")
+        await client.execute_command("NO-SUCH-COMMAND")
+    assert await client.execute_command("PING") in (True, b"PONG")
+
+
+async def test_who_stops_waiting_leaves_no_reply_behind(client: PlainRedis, valkey: ValkeyServer) -> None:
+    await client.execute_command("SET", "key", "before")
+    valkey.pause()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(DEADLINE / 4):
+            await client.execute_command("SET", "key", "late")
+    valkey.resume()
+    assert await client.execute_command("ECHO", "mine") == b"mine"
 
 
 async def test_a_frozen_server_ends_the_wait_of_all_at_the_deadline_and_leaves_no_reply_behind(

@@ -17,11 +17,7 @@
 -- without an exponent.
 
 local LOGS = 3
--- What never changes, as one text: redis-py takes microseconds for each argument.
-local settings = {}
-for number in string.gmatch(ARGV[1], "%d+") do
-  settings[#settings + 1] = tonumber(number)
-end
+local settings = cjson.decode(ARGV[1])  -- what never changes, as one text: redis-py takes microseconds for each argument
 local span, new_for, longest_throttle = settings[1], settings[2], settings[3]
 local FIRST_CAP = 4     -- the cap of each log, then the cap of each while throttled
 local known = ARGV[2]            -- the generation to which the process has reported all its grants
@@ -40,9 +36,11 @@ local function int(number)
   return string.format("%.0f", number)
 end
 
+local as_score = int(now)
+
 local function enter(member, score, logs)
   for log = 1, logs do
-    redis.call("ZADD", KEYS[log], int(score), member)
+    redis.call("ZADD", KEYS[log], score, member)
   end
 end
 
@@ -53,25 +51,30 @@ local began = generation and tonumber(string.match(generation, "^%d+"))
 local doubted = generation == known and not (in_touch and now <= latest)
 if not generation or began > now or doubted then
   began = now
-  generation = int(now) .. ":" .. string.match(asks, "%S+")
+  generation = as_score .. ":" .. string.match(asks, "%S+")
   redis.call("SET", KEYS[4], generation)
 end
 local new_left = math.max(began + new_for - now, 0)
 
 -- What the process reports: depth, id and age of each of its own grants. The same id is the same grant.
 for i = FIRST_REPORT, #ARGV, 3 do
-  enter(ARGV[i + 1], now - tonumber(ARGV[i + 2]), tonumber(ARGV[i]))
+  enter(ARGV[i + 1], int(now - tonumber(ARGV[i + 2])), tonumber(ARGV[i]))
 end
 
-local counts = {}
-for log = 1, LOGS do
-  redis.call("ZREMRANGEBYSCORE", KEYS[log], "-inf", int(now - span))
-  -- A grant from the future is from before the clock was set back. It is no younger than now: so counted, it holds
-  -- its place for one span at most, however far the clock was moved.
-  for _, member in ipairs(redis.call("ZRANGEBYSCORE", KEYS[log], "(" .. int(now), "+inf")) do
-    redis.call("ZADD", KEYS[log], int(now), member)
+-- A grant from the future is from before the clock was set back. It is no younger than now: so counted, it holds its
+-- place for one span at most, however far the clock was moved.
+for _, member in ipairs(redis.call("ZRANGEBYSCORE", KEYS[1], "(" .. as_score, "+inf")) do
+  for log = 1, LOGS do
+    redis.call("ZADD", KEYS[log], "XX", as_score, member)
   end
+end
+
+local counts, a_span_ago = {}, int(now - span)
+for log = 1, LOGS do
   counts[log] = redis.call("ZCARD", KEYS[log])
+  if counts[log] > 0 then
+    counts[log] = counts[log] - redis.call("ZREMRANGEBYSCORE", KEYS[log], "-inf", a_span_ago)
+  end
 end
 
 -- The throttle: the longest that is known, but never longer than one can be.
@@ -102,7 +105,7 @@ local function take(id, depth, fits_share, throttled)
     end
   end
   if wait == 0 then
-    enter(id, now, depth)
+    enter(id, as_score, depth)
     for log = 1, depth do
       counts[log] = counts[log] + 1
     end
@@ -120,10 +123,13 @@ for id, depth, fits_share, throttle_for in string.gmatch(asks, ASK) do
   end
 end
 
--- Nothing is forgotten that still counts, and the generation outlives two looks of an idle process.
-local keep = int(math.ceil(span / 1000) + 10000)
+-- Nothing is forgotten that still counts, and the generation outlives two looks of an idle process. Beyond that by 10
+-- seconds, so that few asks have to write it, and to Redis's file, and to its replicas.
+local least = math.ceil(span / 1000) + 10000
 for key = 1, LOGS + 1 do
-  redis.call("PEXPIRE", KEYS[key], keep)
+  if redis.call("PTTL", KEYS[key]) < least then
+    redis.call("PEXPIRE", KEYS[key], int(least + 10000))
+  end
 end
 
 return reply

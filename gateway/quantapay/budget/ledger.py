@@ -1,6 +1,7 @@
 """The budget's ledger in Redis: takes grants from it, and keeps it whole when Redis forgot some (`ledger.lua`)."""
 
 import asyncio
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ class Ledger:
     def __init__(self, store: Store, *, quota: Quota, span: float, account: str, share: Share, clock: Clock) -> None:
         self._store = store
         durations = map(_microseconds, (span, NEW_FOR, LONGEST_THROTTLE))
-        self._settings = " ".join(map(str, (*durations, *limits(quota.amount), *limits(halved(quota.amount)))))
+        self._settings = json.dumps([*durations, *limits(quota.amount), *limits(halved(quota.amount))])
         self._share = share
         self._clock = clock
         self._script = Script.load("gateway.quantapay.budget", "ledger.lua")
@@ -133,7 +134,7 @@ class Ledger:
             raise
 
     async def _ask_for_all(self, asks: Sequence[Ask]) -> Sequence[Answer]:
-        return await self._store.run(lambda redis: self._settle(redis, asks))
+        return await self._store.run(lambda redis: self._settle(redis, asks), gathered=True)
 
     async def _settle(self, redis: RedisClient, asks: Sequence[Ask]) -> Sequence[Answer]:
         # Normally once; after a report twice. The deadline ends it if generations should change that fast.
