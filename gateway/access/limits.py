@@ -7,15 +7,15 @@ in Redis (`limits_redis.py`) or, without it, from this process's share (`limits_
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol
 
-from gateway.access.gcra import Pace
+from gateway.access.gcra import MICROSECONDS, Pace
 from gateway.quota import Quota
 from gateway.telemetry.spans import span
 
-MOST_CACHED = 100_000
-"""Texts that only depend on the configuration, made once. More than there will be clients: of more in turn, each would
-be forgotten just before it is needed. So many clients take 80 MB."""
+MOST_CLIENTS = 100_000
+"""Whose limits are made once. More than there will be: of more in turn, each would be forgotten just before it is
+needed. So many take 100 MB."""
 
 
 class Limit(NamedTuple):
@@ -34,11 +34,37 @@ class Limit(NamedTuple):
         return self.key.partition("{")[2].partition("}")[0]
 
 
-Limits: TypeAlias = tuple[Limit, ...]
-"""Those of a request. Requests with the same ones can only differ in who comes first."""
+class Limits:
+    """What a request is counted against: all of it, or none. Requests with the same can only differ in who comes first.
+
+    All that follows from them is computed when they are made, which for a client is once.
+    """
+
+    __slots__ = ("asked", "each", "id", "intervals", "paces", "per_second")
+
+    def __init__(self, *each: Limit) -> None:
+        self.each = each
+        self.asked = [(limit.key, f"{limit.quota.amount},{limit.quota.window * MICROSECONDS}") for limit in each]
+        """Of each its key, amount and window (microseconds), as `limits.lua` takes them."""
+        self.id = " ".join([f"{key}={quota}" for key, quota in self.asked])
+        """The same for the same limits."""
+        self.paces = [Pace.of(limit.quota) for limit in each]
+        self.intervals = [pace.interval for pace in self.paces]
+        self.per_second = min([limit.quota.amount / limit.quota.window for limit in each], default=0.0)
+        """How many more requests fit after a second, once they are spent."""
+
+    @property
+    def hash_tag(self) -> str:
+        """What says in which slot of a cluster all of their keys lie."""
+        return self.each[0].hash_tag
 
 
-@lru_cache(MOST_CACHED)
+@lru_cache(MOST_CLIENTS)
+def client_limits(client_id: str, quota: Quota) -> Limits:
+    """Return what a client's own servers are counted against."""
+    return Limits(client_limit(client_id, quota))
+
+
 def client_limit(client_id: str, quota: Quota) -> Limit:
     """Return the limit over all requests of a client."""
     return Limit("client", policy=client_id, key=f"qpg:{{{client_id}}}:rate:client", quota=quota)
@@ -69,7 +95,7 @@ class Decision(NamedTuple):
     def refused_by(self) -> Limit | None:
         """The first of the limits that were spent."""
         if not self.allowed:
-            for limit, pace, backlog in zip(self.limits, self.paces, self.backlogs, strict=True):
+            for limit, pace, backlog in zip(self.limits.each, self.paces, self.backlogs, strict=True):
                 if pace.wait(backlog):
                     return limit
         return None
@@ -90,9 +116,9 @@ class Decision(NamedTuple):
         See draft-ietf-httpapi-ratelimit-headers. Seconds are whole and rounded up. `ValueError` about several: those
         that are told have one.
         """
-        if not self.limits:
+        if not self.limits.each:
             return []
-        [limit], [pace], [backlog] = self.limits, self.paces, self.backlogs
+        [limit], [pace], [backlog] = self.limits.each, self.paces, self.backlogs
         name, policy = _named(limit.policy, limit.quota)
         left = b"%b;r=%d;t=%d" % (name, pace.remaining(backlog), -(-backlog // pace.second))
         return [(b"ratelimit-policy", policy), (b"ratelimit", left)]
@@ -104,7 +130,7 @@ class Decision(NamedTuple):
         return Decision(self.allowed, self.store, self.limits, self.paces, backlogs)
 
 
-@lru_cache(MOST_CACHED)
+@lru_cache(MOST_CLIENTS)
 def _named(policy: str, quota: Quota) -> tuple[bytes, bytes]:
     """Write a policy's name as a structured-field string (RFC 9651 §3.3.3), and the policy as an item."""
     escaped = policy.replace("\\", "\\\\").replace('"', '\\"')
@@ -115,16 +141,16 @@ def _named(policy: str, quota: Quota) -> tuple[bytes, bytes]:
 class RateLimiter(Protocol):
     """Counts requests against limits."""
 
-    async def take(self, limits: Sequence[Limit]) -> Decision:
+    async def take(self, limits: Limits) -> Decision:
         """Check all `limits`, then take one of each, or none: a refused request costs nothing."""
 
 
 class Unlimited:
     """Lets everything through: for tools and tests that are not about limits."""
 
-    async def take(self, limits: Sequence[Limit]) -> Decision:
+    async def take(self, limits: Limits) -> Decision:
         """Allow."""
-        return Decision(allowed=True, store="local", limits=(), paces=(), backlogs=())
+        return Decision(allowed=True, store="local", limits=Limits(), paces=(), backlogs=())
 
 
 class TracedLimiter:
@@ -133,7 +159,7 @@ class TracedLimiter:
     def __init__(self, limiter: RateLimiter) -> None:
         self._limiter = limiter
 
-    async def take(self, limits: Sequence[Limit]) -> Decision:
+    async def take(self, limits: Limits) -> Decision:
         """Decide as `limiter` does."""
         with span("limit") as asked:
             decision = await self._limiter.take(limits)

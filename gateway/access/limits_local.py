@@ -1,10 +1,10 @@
 """Limits as one process's share of them, in memory."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from gateway.access.gcra import MICROSECONDS, Pace
-from gateway.access.limits import Decision, Limit
+from gateway.access.limits import Decision, Limit, Limits
 from gateway.clock import Clock
 
 MOST_LOCAL_KEYS = 100_000
@@ -25,21 +25,21 @@ class LocalLimiter:
         self._tats: OrderedDict[str, tuple[int, int]] = OrderedDict()
         """By key: a limit's amount, and its TAT in 1/amount microseconds."""
 
-    async def take(self, limits: Sequence[Limit]) -> Decision:
+    async def take(self, limits: Limits) -> Decision:
         """Decide at once; nothing is waited for."""
         processes = max(1, self._share())
         now = int(self._clock.monotonic() * MICROSECONDS)
-        paces = [Pace.of(limit.quota, processes) for limit in limits]
-        backlogs = [self._backlog(limit, now, pace) for limit, pace in zip(limits, paces, strict=True)]
+        paces = [Pace.of(limit.quota, processes) for limit in limits.each]
+        backlogs = [self._backlog(limit, now, pace) for limit, pace in zip(limits.each, paces, strict=True)]
         allowed = all(pace.wait(backlog) == 0 for pace, backlog in zip(paces, backlogs, strict=True))
         if allowed:
             backlogs = [backlog + pace.interval for backlog, pace in zip(backlogs, paces, strict=True)]
-            for limit, backlog in zip(limits, backlogs, strict=True):
+            for limit, backlog in zip(limits.each, backlogs, strict=True):
                 self._tats[limit.key] = (limit.quota.amount, now * limit.quota.amount + backlog)
                 self._tats.move_to_end(limit.key)
             while len(self._tats) > self._most_keys:
                 self._tats.popitem(last=False)
-        return Decision(allowed, "local", tuple(limits), paces, backlogs)
+        return Decision(allowed, "local", limits, paces, backlogs)
 
     def _backlog(self, limit: Limit, now: int, pace: Pace) -> int:
         """Return how far a limit's TAT lies ahead of `now` (microseconds), in 1/amount microseconds."""

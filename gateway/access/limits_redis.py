@@ -2,16 +2,13 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
-from gateway.access.gcra import MICROSECONDS, MOST_QUOTAS
-from gateway.access.limits import Decision, Limit, Limits
+from gateway.access.limits import Decision, Limits
 from gateway.access.limits_local import LocalLimiter
 from gateway.access.permits import Grant, Permits
 from gateway.clock import Clock
 from gateway.errors import StorageUnavailable
-from gateway.quota import Quota
 from gateway.store.batch import Batches
 from gateway.store.redis import Script, Store
 from gateway.telemetry.metrics import Metrics
@@ -50,37 +47,34 @@ class RedisLimiter:
         self._metrics = metrics
         self._script = Script.load("gateway.access", "limits.lua")
         self._batches: Batches[Limits, Decision] = Batches(self._ask, most=MOST_AT_ONCE)
-        self._refusals: OrderedDict[Limits, _Refusal] = OrderedDict()
+        self._refusals: OrderedDict[str, _Refusal] = OrderedDict()
         self._permits = Permits(clock)
 
-    async def take(self, limits: Sequence[Limit]) -> Decision:
+    async def take(self, limits: Limits) -> Decision:
         """Decide by Redis, or within 100 ms without it; count the decision either way."""
-        limits = tuple(limits)
         decision = self._permits.take(limits) or self._remembered(limits) or await self._decide(limits)
         refused_by = decision.refused_by
         outcome = "refused" if refused_by else "allowed"
-        for limit in [refused_by] if refused_by else limits:
+        for limit in [refused_by] if refused_by else limits.each:
             self._metrics.rate_limit_decisions[limit.kind, outcome, decision.store].inc()
         return decision
 
     async def _decide(self, limits: Limits) -> Decision:
-        if not limits:
-            return Decision(allowed=True, store="redis", limits=(), paces=(), backlogs=())
         # The limits of one client lie in one slot of a cluster.
-        group = limits[0].hash_tag if self._store.is_cluster else ""
+        group = limits.hash_tag if self._store.is_cluster else ""
         try:
             return await self._batches.ask(limits, group=group)
         except StorageUnavailable:
             return await self._local.take(limits)
 
     def _remembered(self, limits: Limits) -> Decision | None:
-        refusal = self._refusals.get(limits) if self._refusals else None
+        refusal = self._refusals.get(limits.id) if self._refusals else None
         if refusal is None:
             return None
         elapsed = self._clock.monotonic() - refusal.asked_at
         if elapsed < refusal.good_for:
             return refusal.decision.after(elapsed)
-        del self._refusals[limits]
+        del self._refusals[limits.id]
         return None
 
     async def _ask(self, requests: Sequence[Limits]) -> Sequence[Decision]:
@@ -92,12 +86,12 @@ class RedisLimiter:
 
     async def _ask_redis(self, requests: Sequence[Limits]) -> Sequence[Decision]:
         """Have Redis decide about requests; those with the same limits are one question, and how often it is asked."""
-        grants: dict[Limits, Grant] = {}
+        grants: dict[str, Grant] = {}
         asked = []
         for limits in requests:
-            grant = grants.get(limits)
+            grant = grants.get(limits.id)
             if grant is None:
-                grant = grants[limits] = self._permits.ask(limits)
+                grant = grants[limits.id] = self._permits.ask(limits)
             grant.waiting += 1
             asked.append(grant)
         keys, numbers = _question(grants.values())
@@ -105,7 +99,7 @@ class RedisLimiter:
         for grant in grants.values():
             grant.taken = next(reply)
             # Each limit's backlog comes as whole microseconds and a part in 1/amount microseconds.
-            grant.backlogs = [next(reply) * limit.quota.amount + next(reply) for limit in grant.limits]
+            grant.backlogs = [next(reply) * limit.quota.amount + next(reply) for limit in grant.limits.each]
         decided = [grant.tell() for grant in asked]
         for grant in grants.values():
             if grant.taken < grant.waiting:
@@ -115,7 +109,7 @@ class RedisLimiter:
 
     def _remember(self, refusal: Decision, asked_at: float) -> None:
         good_for = min(REMEMBERED, refusal.retry_after - EXACT)
-        self._refusals[refusal.limits] = _Refusal(refusal, asked_at, good_for)
+        self._refusals[refusal.limits.id] = _Refusal(refusal, asked_at, good_for)
         if len(self._refusals) > MOST_REFUSALS:
             self._refusals.popitem(last=False)
 
@@ -125,13 +119,7 @@ def _question(grants: Iterable[Grant]) -> tuple[list[str], str]:
     places: dict[str, int] = {}
     numbers: list[str] = []
     for grant in grants:
-        numbers.append(f"{grant.waiting},{grant.in_advance},{len(grant.limits)}")
-        for limit in grant.limits:
-            place = places.setdefault(limit.key, len(places) + 1)
-            numbers.append(f"{place},{_amount_and_window(limit.quota)}")
+        numbers.append(f"{grant.waiting},{grant.in_advance},{len(grant.limits.asked)}")
+        for key, amount_and_window in grant.limits.asked:
+            numbers.append(f"{places.setdefault(key, len(places) + 1)},{amount_and_window}")
     return list(places), f"[{','.join(numbers)}]"
-
-
-@lru_cache(MOST_QUOTAS)
-def _amount_and_window(quota: Quota) -> str:
-    return f"{quota.amount},{quota.window * MICROSECONDS}"

@@ -13,12 +13,10 @@ They are taken together with those that requests wait for, and only where nobody
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from operator import add
 
-from gateway.access.gcra import MOST_QUOTAS, Pace
 from gateway.access.limits import Decision, Limits
 from gateway.clock import Clock
-from gateway.quota import Quota
 
 GOOD_FOR = 0.05
 """Seconds. ADR 0016 has why not fewer."""
@@ -31,7 +29,6 @@ class Grant:
     """What Redis is asked about some limits, and what it let through, told one decision after the other."""
 
     limits: Limits
-    paces: Sequence[Pace]
     asked_at: float
     in_advance: int = 0
     """How many permits are asked for."""
@@ -51,15 +48,15 @@ class Grant:
     @property
     def most(self) -> int:
         """How many permits come back while they are good."""
-        return min([_returning(limit.quota) for limit in self.limits])
+        return int(self.limits.per_second * GOOD_FOR)
 
     def tell(self) -> Decision:
         """Return the next decision: a refusal once all that was taken is told."""
-        if self.told == self.taken:
-            return Decision(False, "redis", self.limits, self.paces, self.backlogs)
-        self.told += 1
-        self.backlogs = [backlog + pace.interval for backlog, pace in zip(self.backlogs, self.paces, strict=True)]
-        return Decision(True, "redis", self.limits, self.paces, self.backlogs)
+        allowed = self.told < self.taken
+        if allowed:
+            self.told += 1
+            self.backlogs = list(map(add, self.backlogs, self.limits.intervals))
+        return Decision(allowed, "redis", self.limits, self.limits.paces, self.backlogs)
 
 
 class Permits:
@@ -67,19 +64,19 @@ class Permits:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._grants: OrderedDict[Limits, Grant] = OrderedDict()
+        self._grants: OrderedDict[str, Grant] = OrderedDict()
 
     def take(self, limits: Limits) -> Decision | None:
         """Return a decision that lets a request through, if there is one."""
-        grant = self._grants.get(limits)
+        grant = self._grants.get(limits.id)
         if grant is None or grant.told == grant.taken or not self._is_good(grant):
             return None
         return grant.tell()
 
     def ask(self, limits: Limits) -> Grant:
         """Begin to ask Redis about limits, for as many permits as there is use for."""
-        grant = Grant(limits, [Pace.of(limit.quota) for limit in limits], asked_at=self._clock.monotonic())
-        before = self._grants.get(limits)
+        grant = Grant(limits, asked_at=self._clock.monotonic())
+        before = self._grants.get(limits.id)
         if before is not None:
             used = before.used
             grant.in_advance = min(max(1, 2 * used) if self._is_good(before) else used, grant.most)
@@ -89,15 +86,10 @@ class Permits:
         """Keep the permits that came of it, perhaps none, in place of those before: also of an ask at the same time."""
         if not grant.most:
             return
-        self._grants[grant.limits] = grant
-        self._grants.move_to_end(grant.limits)
+        self._grants[grant.limits.id] = grant
+        self._grants.move_to_end(grant.limits.id)
         if len(self._grants) > MOST_CALLERS:
             self._grants.popitem(last=False)
 
     def _is_good(self, grant: Grant) -> bool:
         return self._clock.monotonic() - grant.asked_at < GOOD_FOR
-
-
-@lru_cache(MOST_QUOTAS)
-def _returning(quota: Quota) -> int:
-    return int(quota.amount * GOOD_FOR / quota.window)

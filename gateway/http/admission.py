@@ -5,10 +5,10 @@ step, so that one visitor cannot spend the shop's share. What only looks like th
 refused) costs the address alone.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 
 from gateway.access.addresses import client_address, subject
-from gateway.access.limits import Limit, client_limit, ip_limit
+from gateway.access.limits import Limit, Limits, client_limit, client_limits, ip_limit
 from gateway.config import Client, PublishableKeyClient
 from gateway.errors import RateLimited
 from gateway.http import headers
@@ -37,31 +37,30 @@ def address_of(call: Call) -> str:
 
 def admit(call: Call, client: Client) -> Awaitable[None]:
     """Count a request of `client`; raise `RateLimited` if it is one too many."""
-    limit = client_limit(client.id, client.rate_limit)
     if isinstance(client, PublishableKeyClient):
-        return _take(call, [_of_address(call, client), limit])
+        return _take(call, Limits(_of_address(call, client), client_limit(client.id, client.rate_limit)))
     # Told to servers only: to a page they would say how busy the shop is.
-    return _take(call, [limit], tell=True)
+    return _take(call, client_limits(client.id, client.rate_limit), tell=True)
 
 
 async def admit_refused(call: Call, client: PublishableKeyClient | None) -> None:
     """Count a request that was found to be nobody's against its address; raise `RateLimited` if it is one too many."""
     if client is None:
-        await _take(call, [ip_limit(NOBODY, address_of(call), GUESSES)])
+        await _take(call, Limits(ip_limit(NOBODY, address_of(call), GUESSES)))
     else:
-        await _take(call, [_of_address(call, client)])
+        await _take(call, Limits(_of_address(call, client)))
 
 
 async def admit_wrong_key(call: Call) -> None:
     """Count a webhook with a wrong key against its address; raise `RateLimited` if it is one too many."""
-    await _take(call, [ip_limit(WEBHOOK_SENDERS, address_of(call), GUESSES)])
+    await _take(call, Limits(ip_limit(WEBHOOK_SENDERS, address_of(call), GUESSES)))
 
 
 def _of_address(call: Call, client: PublishableKeyClient) -> Limit:
     return ip_limit(client.id, address_of(call), client.rate_limit_per_ip)
 
 
-async def _take(call: Call, limits: Sequence[Limit], *, tell: bool = False) -> None:
+async def _take(call: Call, limits: Limits, *, tell: bool = False) -> None:
     decision = await call.services.limiter.take(limits)
     if tell:
         call.answer_headers.extend(decision.headers())

@@ -8,7 +8,7 @@ each order; all others together get a part of the background's share, and the re
 import hashlib
 from collections.abc import Callable
 
-from gateway.access.limits import Limit
+from gateway.access.limits import Limit, Limits
 from gateway.access.limits_local import LocalLimiter
 from gateway.clock import Clock
 from gateway.payments.sessions import Sessions
@@ -47,5 +47,5 @@ class Allowance:
         return any(not session.status.is_final for session in sessions)
 
     async def _take(self, key: str, quota: Quota) -> bool:
-        decision = await self._limiter.take([Limit("client", policy="", key=key, quota=quota)])
+        decision = await self._limiter.take(Limits(Limit("client", policy="", key=key, quota=quota)))
         return decision.allowed

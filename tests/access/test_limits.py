@@ -3,8 +3,7 @@
 import pytest
 from redis.crc import key_slot
 
-from gateway.access.gcra import Pace
-from gateway.access.limits import Decision, Limit, Unlimited, client_limit, ip_limit
+from gateway.access.limits import Decision, Limit, Limits, Unlimited, client_limit, ip_limit
 from gateway.quota import Quota
 from tests.plugins.decisions import remaining, resets_after
 
@@ -34,10 +33,9 @@ def test_an_address_limit_lies_in_the_slot_of_its_client(subject: str) -> None:
 
 def decision(*spent: tuple[Limit, int], allowed: bool = True) -> Decision:
     """Make one after which so many of each limit are spent."""
-    limits = tuple(limit for limit, _ in spent)
-    paces = [Pace.of(limit.quota) for limit in limits]
-    backlogs = [pace.interval * number for pace, (_, number) in zip(paces, spent, strict=True)]
-    return Decision(allowed, "redis", limits, paces, backlogs)
+    limits = Limits(*(limit for limit, _ in spent))
+    backlogs = [interval * number for interval, (_, number) in zip(limits.intervals, spent, strict=True)]
+    return Decision(allowed, "redis", limits, limits.paces, backlogs)
 
 
 def test_an_allowed_decision_prints_the_headers_of_the_interface() -> None:
@@ -72,6 +70,6 @@ def test_a_policy_name_is_escaped_as_a_structured_field_string() -> None:
 
 
 async def test_unlimited_lets_everything_through_and_says_nothing() -> None:
-    decision = await Unlimited().take([limit("1/hour")])
+    decision = await Unlimited().take(Limits(limit("1/hour")))
     assert decision.allowed
     assert decision.headers() == []

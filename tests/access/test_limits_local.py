@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.access.limits import Limit, client_limit, ip_limit
+from gateway.access.limits import Limit, Limits, client_limit, ip_limit
 from gateway.access.limits_local import LocalLimiter
 from gateway.clock import SystemClock
 from gateway.quota import Quota
@@ -36,7 +36,7 @@ def address_limit(text: str, subject: str = "192.0.2.1") -> Limit:
 async def burst(limiter: LocalLimiter, wanted: Limit, most: int = 1000) -> int:
     """Take until refused; return how many were let through."""
     for count in range(most):
-        if not (await limiter.take([wanted])).allowed:
+        if not (await limiter.take(Limits(wanted))).allowed:
             return count
     return most
 
@@ -45,9 +45,9 @@ async def test_n_at_once_then_one_each_interval() -> None:
     clock = HeldClock()
     limiter, wanted = LocalLimiter(clock, lambda: 1), limit("60/minute")
     assert await burst(limiter, wanted) == 60
-    refusal = await limiter.take([wanted])
+    refusal = await limiter.take(Limits(wanted))
     assert (refusal.retry_after, refusal.refused_by, refusal.store) == (1.0, wanted, "local")
-    assert (refusal.limits, remaining(refusal), resets_after(refusal)) == ((wanted,), [0], [60.0])
+    assert (refusal.limits.each, remaining(refusal), resets_after(refusal)) == ((wanted,), [0], [60.0])
     clock.now += 1
     assert await burst(limiter, wanted) == 1
     clock.now += 600
@@ -96,20 +96,20 @@ async def test_all_limits_are_taken_or_none() -> None:
     limiter = LocalLimiter(clock, lambda: 1)
     wide, narrow, other = limit("100/minute"), address_limit("2/minute"), address_limit("5/minute", "192.0.2.2")
     for _ in range(2):
-        assert (await limiter.take([narrow, wide, other])).allowed
+        assert (await limiter.take(Limits(narrow, wide, other))).allowed
     for _ in range(50):
-        refusal = await limiter.take([wide, narrow, other])
+        refusal = await limiter.take(Limits(wide, narrow, other))
         assert not refusal.allowed
         assert refusal.refused_by == narrow
         assert remaining(refusal) == [98, 0, 3]
-    assert (await limiter.take([wide, other])).allowed
+    assert (await limiter.take(Limits(wide, other))).allowed
 
 
 async def test_the_longest_of_several_waits_is_told() -> None:
     limiter = LocalLimiter(HeldClock(), lambda: 1)
     second, hour = address_limit("1/second"), limit("1/hour")
-    assert (await limiter.take([second, hour])).allowed
-    refusal = await limiter.take([second, hour])
+    assert (await limiter.take(Limits(second, hour))).allowed
+    refusal = await limiter.take(Limits(second, hour))
     assert (refusal.refused_by, refusal.retry_after) == (second, 3600.0)
 
 
@@ -129,13 +129,13 @@ async def test_memory_is_bounded_and_the_longest_unused_key_goes_first() -> None
     limiter = LocalLimiter(HeldClock(), lambda: 1, most_keys=2)
     one, two, three = (limit("2/minute", name) for name in ("one", "two", "three"))
     for wanted in (one, two, one, three):
-        assert (await limiter.take([wanted])).allowed
+        assert (await limiter.take(Limits(wanted))).allowed
     assert await burst(limiter, one) == 0
     assert await burst(limiter, two) == 2
 
 
 async def test_nothing_to_take_is_allowed() -> None:
-    assert (await LocalLimiter(HeldClock(), lambda: 1).take([])).allowed
+    assert (await LocalLimiter(HeldClock(), lambda: 1).take(Limits())).allowed
 
 
 @given(
@@ -157,7 +157,7 @@ def test_a_share_equals_exact_gcra(quota: Quota, processes: int, steps: list[int
             expected = max(tat, now) + interval <= now + span
             if expected:
                 tat = max(tat, now) + interval
-            decision = await limiter.take([wanted])
+            decision = await limiter.take(Limits(wanted))
             assert decision.allowed == expected
             assert remaining(decision)[0] == (now + span - max(tat, now)) // interval
 
@@ -170,7 +170,7 @@ def test_a_decision_is_quick() -> None:
     async def many() -> float:
         started = time.perf_counter()
         for _ in range(1000):
-            await limiter.take([wanted])
+            await limiter.take(Limits(wanted))
         return time.perf_counter() - started
 
     assert asyncio.run(many()) < 1

@@ -19,7 +19,7 @@ import throttled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.access.limits import Decision, Limit, client_limit, ip_limit
+from gateway.access.limits import Decision, Limit, Limits, client_limit, ip_limit
 from gateway.access.limits_local import LocalLimiter
 from gateway.access.limits_redis import MOST_AT_ONCE, RedisLimiter
 from gateway.clock import SystemClock
@@ -294,7 +294,7 @@ def address_limit(text: str) -> Limit:
 
 async def test_a_first_request_gets_the_headers_of_the_interface(valkey: ValkeyServer) -> None:
     async with limiter_on(valkey.url) as (limiter, _, metrics):
-        decision = await limiter.take([limit("600/minute")])
+        decision = await limiter.take(Limits(limit("600/minute")))
         assert (decision.allowed, decision.store, decision.retry_after) == (True, "redis", 0)
         assert decision.headers() == [
             (b"ratelimit-policy", b'"orders";q=600;w=60'),
@@ -307,12 +307,12 @@ async def test_a_first_request_gets_the_headers_of_the_interface(valkey: ValkeyS
 
 async def test_a_refusal_says_when_to_come_back_and_by_which_limit(valkey: ValkeyServer) -> None:
     async with limiter_on(valkey.url) as (limiter, _, metrics):
-        limits = [address_limit("2/hour"), limit("600/minute")]
+        limits = Limits(address_limit("2/hour"), limit("600/minute"))
         for _ in range(2):
             assert (await limiter.take(limits)).allowed
         refusals = [await limiter.take(limits) for _ in range(30)]
         for refusal in refusals:
-            assert (refusal.allowed, refusal.refused_by) == (False, limits[0])
+            assert (refusal.allowed, refusal.refused_by) == (False, limits.each[0])
             assert 1799 < refusal.retry_after <= 1800
             assert refusal.retry_after_seconds == 1800
             assert remaining(refusal)[0] == 0
@@ -324,10 +324,10 @@ async def test_a_refusal_says_when_to_come_back_and_by_which_limit(valkey: Valke
 
 async def test_clients_have_limits_of_their_own(valkey: ValkeyServer) -> None:
     async with limiter_on(valkey.url) as (limiter, _, _metrics):
-        assert (await limiter.take([limit("1/hour", "a")])).allowed
-        assert not (await limiter.take([limit("1/hour", "a")])).allowed
-        assert (await limiter.take([limit("1/hour", "b")])).allowed
-        assert (await limiter.take([])).allowed
+        assert (await limiter.take(Limits(limit("1/hour", "a")))).allowed
+        assert not (await limiter.take(Limits(limit("1/hour", "a")))).allowed
+        assert (await limiter.take(Limits(limit("1/hour", "b")))).allowed
+        assert (await limiter.take(Limits())).allowed
 
 
 def scripts_run(client: redis.Redis) -> int:
@@ -336,32 +336,38 @@ def scripts_run(client: redis.Redis) -> int:
 
 async def test_requests_at_the_same_time_share_a_call_and_each_gets_its_own_answer(valkey: ValkeyServer) -> None:
     async with limiter_on(valkey.url) as (limiter, _, _metrics):
-        await limiter.take([limit("1/hour", "warm-up")])
+        await limiter.take(Limits(limit("1/hour", "warm-up")))
         with valkey.client() as client:
             before = scripts_run(client)
-            asked = [[limit("3/hour", "a")], [address_limit("9/hour"), limit("5/hour")], [limit("1/hour", "b")]] * 4
+            asked = [
+                Limits(*each)
+                for _ in range(4)
+                for each in ([limit("3/hour", "a")], [address_limit("9/hour"), limit("5/hour")], [limit("1/hour", "b")])
+            ]
             decisions = await asyncio.gather(*(limiter.take(limits) for limits in asked))
             assert scripts_run(client) - before == 1
     allowed = [decision.allowed for decision in decisions]
     assert (sum(allowed[0::3]), sum(allowed[1::3]), sum(allowed[2::3])) == (3, 4, 1)
     for limits, decision in zip(asked, decisions, strict=True):
-        assert decision.limits == tuple(limits)
+        assert decision.limits.each == limits.each
 
 
 async def test_of_many_at_the_same_time_no_call_decides_too_many(valkey: ValkeyServer) -> None:
     async with limiter_on(valkey.url) as (limiter, _, _metrics):
-        await limiter.take([limit("1/hour", "warm-up")])
+        await limiter.take(Limits(limit("1/hour", "warm-up")))
         with valkey.client() as client:
             before = scripts_run(client)
-            decisions = await asyncio.gather(*(limiter.take([limit("200/hour")]) for _ in range(2 * MOST_AT_ONCE + 1)))
+            decisions = await asyncio.gather(
+                *(limiter.take(Limits(limit("200/hour"))) for _ in range(2 * MOST_AT_ONCE + 1))
+            )
             assert scripts_run(client) - before == 3
     assert sum(decision.allowed for decision in decisions) == 200
 
 
 async def test_who_gives_up_waiting_takes_nobody_with_them(valkey: ValkeyServer) -> None:
     async with limiter_on(valkey.url) as (limiter, _, _metrics):
-        gone = asyncio.create_task(limiter.take([limit("1/hour", "a")]))
-        stays = asyncio.create_task(limiter.take([limit("1/hour", "b")]))
+        gone = asyncio.create_task(limiter.take(Limits(limit("1/hour", "a"))))
+        stays = asyncio.create_task(limiter.take(Limits(limit("1/hour", "b"))))
         await asyncio.sleep(0)
         gone.cancel()
         assert (await stays).allowed
@@ -378,9 +384,9 @@ class StillClock(SystemClock):
 
 async def test_a_busy_client_asks_redis_for_few_of_its_requests(valkey: ValkeyServer) -> None:
     async with limiter_on(valkey.url, clock=StillClock()) as (limiter, _, metrics):
-        wanted = [limit("100000/second")]
+        wanted = Limits(limit("100000/second"))
         with valkey.client() as client:
-            await limiter.take([limit("1/hour", "warm-up")])
+            await limiter.take(Limits(limit("1/hour", "warm-up")))
             before = scripts_run(client)
             decisions = [await limiter.take(wanted) for _ in range(200)]
             assert scripts_run(client) - before == 9  # each time twice as many in advance: 0, 1, 2, 4, …, 128
@@ -397,7 +403,7 @@ async def test_requests_that_wait_use_the_permits_that_come_meanwhile(
     # However busy the machine is: else a batch that takes 5 ms holds up the next no longer, and that one asks, too.
     monkeypatch.setattr(batch, "PATIENCE", PATIENCE)
     async with limiter_on(valkey.url, clock=StillClock()) as (limiter, _, _metrics):
-        wanted = [limit("100000/second")]
+        wanted = Limits(limit("100000/second"))
         for _ in range(38):
             await limiter.take(wanted)  # the last of these leaves 32 in advance
         with valkey.client() as client:
@@ -412,7 +418,7 @@ async def test_requests_that_wait_use_the_permits_that_come_meanwhile(
 
 async def test_a_limit_that_is_spent_gives_nothing_in_advance(valkey: ValkeyServer) -> None:
     async with limiter_on(valkey.url, clock=StillClock()) as (limiter, _, _metrics):
-        wanted = [limit("100/second")]
+        wanted = Limits(limit("100/second"))
         decisions = [await limiter.take(wanted) for _ in range(150)]
         allowed = [decision.allowed for decision in decisions]
         assert 100 <= sum(allowed) < 150
@@ -422,7 +428,7 @@ async def test_a_limit_that_is_spent_gives_nothing_in_advance(valkey: ValkeyServ
 async def test_what_many_addresses_take_in_advance_is_a_tenth_of_the_clients_limit(valkey: ValkeyServer) -> None:
     quota = Quota.parse("100/second")
     client = client_limit("shop", quota)
-    visitors = [[ip_limit("shop", f"192.0.2.{number}", quota), client] for number in range(60)]
+    visitors = [Limits(ip_limit("shop", f"192.0.2.{number}", quota), client) for number in range(60)]
     async with limiter_on(valkey.url, clock=StillClock()) as (limiter, _, _metrics):
         with valkey.client() as inspector:
             for limits in visitors:
@@ -437,7 +443,7 @@ async def test_what_many_addresses_take_in_advance_is_a_tenth_of_the_clients_lim
 async def test_a_flood_of_refusals_asks_redis_once_a_second(valkey: ValkeyServer) -> None:
     clock = MovedClock()
     async with limiter_on(valkey.url, clock=clock) as (limiter, _, metrics):
-        wanted = [limit("2/hour")]
+        wanted = Limits(limit("2/hour"))
         for _ in range(2):
             assert (await limiter.take(wanted)).allowed
         first = await limiter.take(wanted)
@@ -450,7 +456,7 @@ async def test_a_flood_of_refusals_asks_redis_once_a_second(valkey: ValkeyServer
             assert not (await limiter.take(wanted)).allowed
             assert scripts_run(client) == before + 1
     for refusal in later:
-        assert (refusal.allowed, refusal.refused_by, refusal.store) == (False, wanted[0], "redis")
+        assert (refusal.allowed, refusal.refused_by, refusal.store) == (False, wanted.each[0], "redis")
         assert refusal.retry_after == pytest.approx(first.retry_after - 0.9, abs=0.05)
         assert resets_after(refusal)[0] == pytest.approx(resets_after(first)[0] - 0.9, abs=0.05)
         assert remaining(refusal)[0] == 0
@@ -461,15 +467,15 @@ async def test_a_remembered_refusal_ends_when_its_time_has_come_or_the_limit_is_
     clock = MovedClock()
     async with limiter_on(valkey.url, clock=clock) as (limiter, _, _metrics):
         for _ in range(10):
-            assert (await limiter.take([limit("10/second")])).allowed
-        refused = await limiter.take([limit("10/second")])
+            assert (await limiter.take(Limits(limit("10/second")))).allowed
+        refused = await limiter.take(Limits(limit("10/second")))
         assert 0 < refused.retry_after <= 0.1
         with valkey.client() as client:
             before = scripts_run(client)
-            await limiter.take([limit("20/second")])  # a reload has raised the limit: it is asked about
+            await limiter.take(Limits(limit("20/second")))  # a reload has raised the limit: it is asked about
             assert scripts_run(client) == before + 1
         await asyncio.sleep(refused.retry_after + 0.06)
-        assert (await limiter.take([limit("10/second")])).allowed
+        assert (await limiter.take(Limits(limit("10/second")))).allowed
 
 
 async def test_a_remembered_refusal_is_a_refusal_up_to_its_last_nanosecond(
@@ -480,9 +486,9 @@ async def test_a_remembered_refusal_is_a_refusal_up_to_its_last_nanosecond(
     wanted = limit("20/second")
     async with limiter_on(valkey.url, clock=clock) as (limiter, _, _metrics):
         monkeypatch.setattr(limiter, "_script", reply_of([0, 977_029, 0]))
-        assert not (await limiter.take([wanted])).allowed
+        assert not (await limiter.take(Limits(wanted))).allowed
         clock.now = (47_569_367 + 27_029_000) * 1e-9
-        again = await limiter.take([wanted])
+        again = await limiter.take(Limits(wanted))
         assert (again.allowed, again.refused_by) == (False, wanted)
 
 
@@ -491,14 +497,14 @@ async def test_refusals_are_remembered_within_bounds(valkey: ValkeyServer, monke
     async with limiter_on(valkey.url) as (limiter, _, _metrics):
         for number in range(20):
             for _ in range(2):
-                await limiter.take([limit("1/hour", f"c{number}")])
+                await limiter.take(Limits(limit("1/hour", f"c{number}")))
         assert len(limiter._refusals) == 5
 
 
 WORKER = """
 import asyncio, sys, time
 from redis.asyncio import Redis
-from gateway.access.limits import client_limit
+from gateway.access.limits import Limits, client_limit
 from gateway.access.limits_local import LocalLimiter
 from gateway.access.limits_redis import RedisLimiter
 from gateway.clock import SystemClock
@@ -520,7 +526,7 @@ async def main():
     async def hammer():
         nonlocal allowed, refused
         while time.monotonic() < until:
-            decision = await limiter.take([limit])
+            decision = await limiter.take(Limits(limit))
             assert decision.store == "redis"
             if decision.allowed:
                 allowed += 1
@@ -567,14 +573,14 @@ def server_time(client: redis.Redis) -> int:
 async def timed(limiter: RedisLimiter, wanted: Limit) -> Decision:
     """Take, within a very generous reading of 100 ms."""
     started = time.perf_counter()
-    decision = await limiter.take([wanted])
+    decision = await limiter.take(Limits(wanted))
     assert time.perf_counter() - started < 1  # on a busy machine; a client that waits for its socket takes longer
     return decision
 
 
 async def back_on_redis(limiter: RedisLimiter, wanted: Limit) -> None:
     async with asyncio.timeout(5):
-        while (await limiter.take([wanted])).store != "redis":
+        while (await limiter.take(Limits(wanted))).store != "redis":
             await asyncio.sleep(0.01)
 
 
@@ -583,7 +589,7 @@ async def test_without_redis_each_process_goes_on_with_its_share(valkey_factory:
     server = valkey_factory()
     async with limiter_on(server.url, processes=4, deadline=DEADLINE) as (limiter, store, metrics):
         wanted = limit("100/hour")
-        assert (await limiter.take([wanted])).store == "redis"
+        assert (await limiter.take(Limits(wanted))).store == "redis"
 
         if fault == "killed":
             server.kill()
@@ -601,7 +607,7 @@ async def test_without_redis_each_process_goes_on_with_its_share(valkey_factory:
             server.resume()
         await back_on_redis(limiter, limit("1000/second", "other"))
         assert store.up
-        decision = await limiter.take([wanted])
+        decision = await limiter.take(Limits(wanted))
         assert (decision.store, decision.allowed) == ("redis", True)
 
 

@@ -13,7 +13,7 @@ from gateway.clock import SystemClock
 from gateway.quota import Quota
 
 BUSY = Quota(100_000, 1)
-BUSY_LIMITS = (client_limit("orders", BUSY),)
+BUSY_LIMITS = Limits(client_limit("orders", BUSY))
 
 
 @dataclass
@@ -34,7 +34,7 @@ def clock() -> SetClock:
 def ask(kept: Permits, limits: Limits = BUSY_LIMITS, *, is_given: bool = True) -> int:
     """Do what the limiter does when it asks Redis; return how many it asked for in advance."""
     grant = kept.ask(limits)
-    grant.taken, grant.backlogs = grant.in_advance * is_given, [0] * len(limits)
+    grant.taken, grant.backlogs = grant.in_advance * is_given, [0] * len(limits.each)
     kept.keep(grant)
     return grant.in_advance
 
@@ -84,7 +84,7 @@ def test_who_comes_now_and_then_takes_none_in_advance(clock: SetClock) -> None:
 )
 def test_no_more_than_come_back_while_they_are_good(clock: SetClock, quota: str, most: int) -> None:
     kept = Permits(clock)
-    limits = (client_limit("orders", Quota.parse(quota)),)
+    limits = Limits(client_limit("orders", Quota.parse(quota)))
     sizes = []
     for _ in range(8):
         sizes.append(ask(kept, limits))
@@ -94,7 +94,7 @@ def test_no_more_than_come_back_while_they_are_good(clock: SetClock, quota: str,
 
 def test_the_slowest_of_several_limits_counts(clock: SetClock) -> None:
     kept = Permits(clock)
-    limits = (ip_limit("shop", "192.0.2.1", Quota(60, 60)), client_limit("shop", BUSY))
+    limits = Limits(ip_limit("shop", "192.0.2.1", Quota(60, 60)), client_limit("shop", BUSY))
     for _ in range(5):
         assert ask(kept, limits) == 0
         assert kept.take(limits) is None
@@ -113,7 +113,7 @@ def test_permits_are_for_these_limits_only(clock: SetClock) -> None:
     kept = Permits(clock)
     for _ in range(4):
         ask(kept)
-    reloaded = (client_limit("orders", Quota(200_000, 1)),)
+    reloaded = Limits(client_limit("orders", Quota(200_000, 1)))
     assert kept.take(reloaded) is None
     assert kept.take(BUSY_LIMITS) is not None
 
@@ -123,7 +123,7 @@ def test_callers_are_kept_within_bounds_and_who_asked_longest_ago_goes_first(
 ) -> None:
     monkeypatch.setattr(permits, "MOST_CALLERS", 3)
     kept = Permits(clock)
-    callers = [(client_limit(f"c{number}", BUSY),) for number in range(4)]
+    callers = [Limits(client_limit(f"c{number}", BUSY)) for number in range(4)]
     for limits in callers[:3] * 2:
         ask(kept, limits)
     ask(kept, callers[3])

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from gateway.access.limits import client_limit
+from gateway.access.limits import Limits, client_limit
 from gateway.access.limits_local import LocalLimiter
 from gateway.access.limits_redis import RedisLimiter
 from gateway.clock import SystemClock
@@ -25,7 +25,7 @@ async def slow(valkey):
         store = Store(connect(proxy.url("redis")), clock=clock, metrics=metrics)
         await store.start()
         limiter = RedisLimiter(store, LocalLimiter(clock, lambda: 1), clock=clock, metrics=metrics)
-        await limiter.take([client_limit("first", Quota(5, 60))])  # the script is known from now on
+        await limiter.take(Limits(client_limit("first", Quota(5, 60))))  # the script is known from now on
         proxy.latency(LATENCY)
         yield store, limiter
         await store.close()
@@ -47,7 +47,7 @@ async def test_nobody_waits_longer_for_a_limit_than_the_deadline(slow):
     async def take(number: int) -> tuple[float, str]:
         await asyncio.sleep(number * 0.013)
         started = time.monotonic()
-        decision = await limiter.take([client_limit(f"client-{number}", Quota(5, 60))])
+        decision = await limiter.take(Limits(client_limit(f"client-{number}", Quota(5, 60))))
         return time.monotonic() - started, decision.store
 
     found = await asyncio.gather(*map(take, range(20)))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.access.limits import client_limit, ip_limit
+from gateway.access.limits import Limits, client_limit, ip_limit
 from gateway.access.limits_local import LocalLimiter
 from gateway.access.limits_redis import RedisLimiter
 from gateway.access.streams import StreamSlots
@@ -185,7 +185,7 @@ async def use_everything(store: Store) -> None:
     clock, metrics = SystemClock(), Metrics()
     limiter = RedisLimiter(store, LocalLimiter(clock, share=lambda: 1), clock=SystemClock(), metrics=metrics)
     quota = Quota.parse("600/minute")
-    await limiter.take([client_limit("orders", quota), ip_limit("orders", "203.0.113.7", quota)])
+    await limiter.take(Limits(client_limit("orders", quota), ip_limit("orders", "203.0.113.7", quota)))
     membership = Membership(store, clock=clock, assumed=1)
     budget = SharedBudget(store, quota=quota, account="account", share=lambda: 1, clock=clock, metrics=metrics)
     cache = Cache(store, clock=clock, metrics=metrics, timeout=PATIENT)

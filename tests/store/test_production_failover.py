@@ -12,7 +12,7 @@ import redis
 import structlog
 from redis.crc import key_slot
 
-from gateway.access.limits import client_limit
+from gateway.access.limits import Limits, client_limit
 from gateway.access.limits_local import LocalLimiter
 from gateway.access.limits_redis import RedisLimiter
 from gateway.clock import SystemClock
@@ -257,7 +257,7 @@ async def test_a_cluster_fails_over_and_nothing_promised_is_lost(
         )
 
         async def limited_by() -> list[str]:
-            return [(await limiter.take([client_limit(name, Quota.parse("600/minute"))])).store for name in names]
+            return [(await limiter.take(Limits(client_limit(name, Quota.parse("600/minute"))))).store for name in names]
 
         writers = [Writer(store, name) for name in names]
         async with AsyncExitStack() as stack:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 import redis
 
-from gateway.access.limits import client_limit
+from gateway.access.limits import Limits, client_limit
 from gateway.access.limits_local import LocalLimiter
 from gateway.access.limits_redis import RedisLimiter
 from gateway.clock import SystemClock
@@ -179,12 +179,12 @@ async def test_every_fault_leaves_limits_to_the_local_share_and_heals_by_itself(
     async with running(server.url, metrics=metrics) as store:
         local = LocalLimiter(clock=SystemClock(), share=lambda: 1)
         limiter = RedisLimiter(store, local, clock=SystemClock(), metrics=metrics)
-        assert (await limiter.take([LIMIT])).store == "redis"
+        assert (await limiter.take(Limits(LIMIT))).store == "redis"
         with fault(server):
-            assert {(await limiter.take([LIMIT])).store for _ in range(20)} == {"local"}
+            assert {(await limiter.take(Limits(LIMIT))).store for _ in range(20)} == {"local"}
             await until_down(store)
         await until_back(store)
-        assert (await limiter.take([LIMIT])).store == "redis"
+        assert (await limiter.take(Limits(LIMIT))).store == "redis"
 
 
 async def test_a_slow_redis_counts_as_none(redis_servers: RedisServers) -> None:
