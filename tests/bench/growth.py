@@ -12,7 +12,15 @@ from tests.bench.field import Field
 from tests.bench.findings import Findings, Growth, Step, Target
 from tests.bench.measure import Figures, Timed, alternate, measure, ratio
 from tests.bench.process import serve
-from tests.bench.servers import KEY, NUMBERED_KEY, GatewayServer, generous_config, numbered_clients, running_gateway
+from tests.bench.servers import (
+    KEY,
+    NUMBERED_KEY,
+    GatewayServer,
+    generous_config,
+    numbered_clients,
+    numbered_key,
+    running_gateway,
+)
 from tests.bench.subjects import CREATE, RATE, bearer
 from tests.bench.wrk import Requests
 
@@ -31,18 +39,28 @@ FILLING_CONNECTIONS = 8
 
 
 def of_clients(field: Field, findings: Findings, most: int) -> None:
-    """Configure more and more clients, and read with the keys of all."""
+    """Configure more and more clients; read with the keys of some of them, and with the keys of all."""
+    sizes = _up_to(CLIENTS, most)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        configs = {size: {**generous_config(), "clients": numbered_clients(size)} for size in sizes}
+        gateways = {size: stack.enter_context(running_gateway(field.upstream, config=configs[size])) for size in sizes}
 
-    def start(stack: ExitStack, size: int) -> Timed:
-        config = {**generous_config(), "clients": numbered_clients(size)}
-        gateway = stack.enter_context(running_gateway(field.upstream, config=config))
-        requests = Requests("GET", RATE, 200, bearer(NUMBERED_KEY), among=size)
-        send(gateway, requests, size)
-        return partial(measure, gateway, requests, connections=field.pace.connections)
+        def read_by_some(_stack: ExitStack, size: int) -> Timed:
+            lines = folder / f"keys-{size}"
+            lines.write_text("\n".join(numbered_key(number) for number in range(0, size, size // CLIENTS[0])))
+            requests = Requests("GET", RATE, 200, bearer("<line>"), among=CLIENTS[0], lines=lines)
+            return partial(measure, gateways[size], requests, connections=field.pace.connections)
 
-    _grow(
-        field, findings, "clients", "cached read, keys of all clients in turn", "clients", _up_to(CLIENTS, most), start
-    )
+        def read_by_all(_stack: ExitStack, size: int) -> Timed:
+            requests = Requests("GET", RATE, 200, bearer(NUMBERED_KEY), among=size)
+            send(gateways[size], requests, size)
+            return partial(measure, gateways[size], requests, connections=field.pace.connections)
+
+        some = f"cached read, keys of {CLIENTS[0]} clients in turn"
+        _grow(field, findings, "clients", some, "clients configured", sizes, read_by_some)
+        everyone = "cached read, keys of all clients in turn"
+        _grow(field, findings, "clients-in-turn", everyone, "clients", sizes, read_by_all)
 
 
 def of_cached_pairs(field: Field, findings: Findings, most: int) -> None:

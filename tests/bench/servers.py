@@ -135,12 +135,17 @@ def numbered_clients(count: int, *, rate_limit: str = UNLIMITED) -> list[object]
     return [
         {
             "id": f"client-{number:010d}",
-            "key_sha256": sha256_hex(NUMBERED_KEY.replace("<number>", f"{number:010d}")),
+            "key_sha256": sha256_hex(numbered_key(number)),
             "scopes": ["rates:read"],
             "rate_limit": rate_limit,
         }
         for number in range(count)
     ]
+
+
+def numbered_key(number: int) -> str:
+    """Return the key of one of `numbered_clients`."""
+    return NUMBERED_KEY.replace("<number>", f"{number:010d}")
 
 
 @contextlib.contextmanager
