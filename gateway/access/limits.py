@@ -15,7 +15,7 @@ from gateway.telemetry.spans import span
 
 MOST_CLIENTS = 100_000
 """Whose limits are made once. More than there will be: of more in turn, each would be forgotten just before it is
-needed. So many take 100 MB."""
+needed. So many take 130 MB."""
 
 
 class Limit(NamedTuple):

@@ -112,8 +112,7 @@ class QuantaPay:
         """Make a hosted payment page, signed over exactly the texts that are sent (contract §5, §6.1).
 
         The page's address is one that may be shown to a payer. `within`: seconds, if fewer are left of a request than
-        a call has. Errors say in `outcome` what became of the
-        call unless QuantaPay definitely refused it.
+        a call has. Errors say in `outcome` what became of the call unless QuantaPay definitely refused it.
         """
         call = self._begin(self._create, within)
         order = {"price": price, "currency": currency, "order_id": order_id}

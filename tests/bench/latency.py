@@ -20,12 +20,14 @@ WIDEST_TAIL = 5.0
 def add(field: Field, findings: Findings) -> None:
     """Compare calls through the gateway with calls of QuantaPay itself, one at a time over one connection.
 
-    nginx in the same place tells how much of it is due to one more process on this machine.
+    nginx in the same place tells how much of it is due to one more process on this machine, and how long FastAPI's
+    hello takes, how fast the machine is.
     """
     drives = {
         "direct": partial(measure, field.upstream, FORM, connections=1),
         "nginx": partial(measure, field.server("nginx"), FORM, connections=1),
         "gateway": partial(measure, field.gateway, PASS_THROUGH, connections=1),
+        "hello": partial(measure, field.server("hello"), BY_NAME["hello"].requests, connections=1),
     }
     found = alternate(drives, rounds=field.pace.rounds, seconds=field.pace.seconds)
 
@@ -37,6 +39,8 @@ def add(field: Field, findings: Findings) -> None:
         Target("latency that a pass-through adds at one connection, p50", MOST_ADDED, added("gateway"), " ms")
     )
     findings.others.append(("latency that nginx adds at one connection, p50", f"{added('nginx'):.2f} ms"))
+    hello = Figures.median_of(found["hello"]).p50
+    findings.others.append(("FastAPI, hello at one connection, p50", f"{hello * 1e3:.2f} ms"))
 
 
 def load_by_half(field: Field, findings: Findings) -> None:
