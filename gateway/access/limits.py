@@ -56,7 +56,7 @@ class Limits:
     @property
     def hash_tag(self) -> str:
         """What says in which slot of a cluster all of their keys lie."""
-        return self.each[0].hash_tag
+        return next((limit.hash_tag for limit in self.each), "")
 
 
 @lru_cache(MOST_CLIENTS)

@@ -18,7 +18,8 @@ class PlainRedis(Redis):
     """redis-py's client, each of whose commands is one message and its reply.
 
     It uses redis-py's connections but not the way in which its client sends, with retries, records and a task for each
-    write, as that is half as much again. How long a reply may take is for the caller to say.
+    write, as that is half as much again. It waits for a reply as long as it takes: who asks has to end that by
+    cancelling it.
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -37,10 +38,10 @@ class PlainRedis(Redis):
         return reply if read is None else read(reply)
 
     async def _ask(self, command: Sequence[Any]) -> Any:  # noqa: ANN401 - a reply of Redis
-        [reply] = await self._send([command])
+        [reply] = await self._send_message([command])
         return reply
 
-    async def _send(self, commands: Sequence[Sequence[Any]]) -> Sequence[Any]:
+    async def _send_message(self, commands: Sequence[Sequence[Any]]) -> Sequence[Any]:
         """Return each command's reply as Redis has it, an error reply as the exception that stands for it."""
         message = b"".join(map(_packed, commands))
         connection = self.connection_pool.get_available_connection()  # type: ignore[no-untyped-call]  # as above
@@ -71,7 +72,7 @@ class SharedPipeline(PlainRedis):
 
     async def _send_in_time(self, commands: Sequence[Sequence[Any]]) -> Sequence[Any]:
         async with asyncio.timeout(self._deadline):
-            return await self._send(commands)
+            return await self._send_message(commands)
 
 
 def _packed(command: Sequence[Any]) -> bytes:

@@ -122,8 +122,8 @@ class Store:
         """Whether a command's keys must lie in one slot."""
         self._commands = SharedPipeline(redis, deadline=deadline) if isinstance(redis, Redis) else redis
         """What requests use; probes do not, as they would wait behind the very command that they ask about."""
-        self._apart = PlainRedis(redis) if isinstance(redis, Redis) else redis
-        """What gathered commands use."""
+        self._gathered = PlainRedis(redis) if isinstance(redis, Redis) else redis
+        """What commands use that somebody has gathered."""
         self._clock = clock
         self._metrics = metrics
         self._deadline = deadline
@@ -181,7 +181,7 @@ class Store:
             with KeptCancellation():
                 async with asyncio.timeout(self._deadline), self._slots:
                     await self._settle_doubt()  # it may have come up while waiting for a slot
-                    return await command(self._apart if gathered else self._commands)
+                    return await command(self._gathered if gathered else self._commands)
         except _UNAVAILABLE as error:
             fault = error
         except exceptions.ResponseError as error:

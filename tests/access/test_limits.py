@@ -31,6 +31,23 @@ def test_an_address_limit_lies_in_the_slot_of_its_client(subject: str) -> None:
     assert key_slot(made.key.encode()) == key_slot(limit("1/minute").key.encode())
 
 
+def test_limits_have_the_id_of_others_only_if_they_are_the_same() -> None:
+    different = [
+        Limits(),
+        Limits(limit("600/minute")),
+        Limits(limit("600/hour")),
+        Limits(limit("601/minute")),
+        Limits(limit("600/minute", "storefront")),
+        Limits(address_limit("600/minute")),
+        Limits(address_limit("600/minute"), limit("600/minute")),
+        Limits(address_limit("600/minute", "192.0.2.2"), limit("600/minute")),
+        Limits(address_limit("600/minute"), limit("601/minute")),
+        Limits(address_limit("601/minute"), limit("600/minute")),
+    ]
+    assert len({limits.id for limits in different}) == len(different)
+    assert Limits(address_limit("600/minute"), limit("600/minute")).id == different[6].id
+
+
 def decision(*spent: tuple[Limit, int], allowed: bool = True) -> Decision:
     """Make one after which so many of each limit are spent."""
     limits = Limits(*(limit for limit, _ in spent))

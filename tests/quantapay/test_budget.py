@@ -252,9 +252,13 @@ async def test_each_urgency_has_its_part_and_creates_always_find_a_fifth(valkey:
 
 async def test_a_budget_of_one_serves_every_urgency_in_turn(valkey: ValkeyServer) -> None:
     async with world_of(valkey, processes=1, quota="1/minute") as world:
+        [process] = world.processes
         for urgency in Urgency:
-            assert await world.spend(world.processes[0], urgency) == 1
+            assert await world.spend(process, urgency) == 1
+            assert process.budget.state.remaining == 0
             world.move(61)
+            await world.look()
+            assert process.budget.state.remaining == 1
 
 
 async def test_all_keys_share_a_slot_name_their_account_and_expire(valkey: ValkeyServer) -> None:
@@ -272,6 +276,34 @@ async def test_all_keys_share_a_slot_name_their_account_and_expire(valkey: Valke
         assert len({key_slot(key.encode()) for key in keys}) == 1
         for key in keys:
             assert 55_000 < world.client.pttl(key) <= 81_000
+
+
+async def test_no_key_ends_while_it_is_asked_for(valkey: ValkeyServer) -> None:
+    async with world_of(valkey, processes=1) as world:
+        await world.take(world.processes[0], BACKGROUND)
+        keys = [f"qpg:{{budget:acct}}:{name}" for name in ("all", "reads", "background", "generation")]
+        for key in keys:
+            world.client.pexpire(key, 70_000)
+        await world.processes[0].look()
+        for key in keys:
+            assert world.client.pttl(key) > 75_000, "longer than its grants count"
+
+
+async def test_each_log_counts_what_is_from_the_future_for_one_span(valkey: ValkeyServer) -> None:
+    async with world_of(valkey, processes=2) as world:
+        first, second = world.processes
+        for urgency, calls in ((BACKGROUND, 1), (READ, 2), (URGENT, 3)):
+            assert await world.spend(first, urgency, calls) == calls
+        world.set_redis_clock(-3600)
+        world.processes.remove(first)
+        await second.look()
+        logs = [
+            world.client.zrange(f"qpg:{{budget:acct}}:{log}", 0, -1, withscores=True)
+            for log in ("all", "reads", "background")
+        ]
+        assert [len(log) for log in logs] == [6, 3, 1]
+        assert {score for log in logs for _, score in log} == {float(world.client.get(HELD_TIME))}
+        await first.store.close()
 
 
 async def test_a_read_waits_for_a_grant_that_is_near(valkey: ValkeyServer) -> None:

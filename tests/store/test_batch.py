@@ -109,6 +109,8 @@ async def test_a_batch_that_takes_its_time_holds_up_the_next_for_a_moment_only()
     assert redis.batches == [[1], [2, 3]], "beside the first, which is still under way"
     redis.go_on()
     assert await asyncio.gather(slow, *others) == [2, 4, 6]
+    await turn()
+    assert batches._under_way == set()
 
 
 @pytest.mark.parametrize("under_way", [True, False])

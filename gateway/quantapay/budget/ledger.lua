@@ -36,7 +36,7 @@ local function int(number)
   return string.format("%.0f", number)
 end
 
-local as_score = int(now)
+local now_text = int(now)
 
 local function enter(member, score, logs)
   for log = 1, logs do
@@ -51,7 +51,7 @@ local began = generation and tonumber(string.match(generation, "^%d+"))
 local doubted = generation == known and not (in_touch and now <= latest)
 if not generation or began > now or doubted then
   began = now
-  generation = as_score .. ":" .. string.match(asks, "%S+")
+  generation = now_text .. ":" .. string.match(asks, "%S+")
   redis.call("SET", KEYS[4], generation)
 end
 local new_left = math.max(began + new_for - now, 0)
@@ -61,19 +61,16 @@ for i = FIRST_REPORT, #ARGV, 3 do
   enter(ARGV[i + 1], int(now - tonumber(ARGV[i + 2])), tonumber(ARGV[i]))
 end
 
--- A grant from the future is from before the clock was set back. It is no younger than now: so counted, it holds its
--- place for one span at most, however far the clock was moved.
-for _, member in ipairs(redis.call("ZRANGEBYSCORE", KEYS[1], "(" .. as_score, "+inf")) do
-  for log = 1, LOGS do
-    redis.call("ZADD", KEYS[log], "XX", as_score, member)
-  end
-end
-
 local counts, a_span_ago = {}, int(now - span)
 for log = 1, LOGS do
   counts[log] = redis.call("ZCARD", KEYS[log])
   if counts[log] > 0 then
     counts[log] = counts[log] - redis.call("ZREMRANGEBYSCORE", KEYS[log], "-inf", a_span_ago)
+    -- A grant from the future is from before the clock was set back. It is no younger than now: so counted, it holds
+    -- its place for one span at most, however far the clock was moved.
+    for _, member in ipairs(redis.call("ZRANGEBYSCORE", KEYS[log], "(" .. now_text, "+inf")) do
+      redis.call("ZADD", KEYS[log], now_text, member)
+    end
   end
 end
 
@@ -105,7 +102,7 @@ local function take(id, depth, fits_share, throttled)
     end
   end
   if wait == 0 then
-    enter(id, as_score, depth)
+    enter(id, now_text, depth)
     for log = 1, depth do
       counts[log] = counts[log] + 1
     end
