@@ -8,7 +8,7 @@ from tests.bench.field import Field
 from tests.bench.findings import Findings, Target
 from tests.bench.measure import Figures, alternate, measure
 from tests.bench.servers import Server
-from tests.bench.subjects import BY_NAME, FORM, PASS_THROUGH, READ
+from tests.bench.subjects import BY_NAME, CALL, FORM, PASS_THROUGH, READ
 from tests.bench.wrk import Requests
 
 MOST_ADDED = 1.0
@@ -20,12 +20,13 @@ WIDEST_TAIL = 5.0
 def add(field: Field, findings: Findings) -> None:
     """Compare calls through the gateway with calls of QuantaPay itself, one at a time over one connection.
 
-    nginx in the same place tells how much of it is due to one more process on this machine, and how long FastAPI's
-    hello takes, how fast the machine is.
+    nginx in the same place tells how much of it is due to one more process on this machine, FastAPI and httpx what is
+    usual in Python, and how long FastAPI's hello takes, how fast the machine is.
     """
     drives = {
         "direct": partial(measure, field.upstream, FORM, connections=1),
         "nginx": partial(measure, field.server("nginx"), FORM, connections=1),
+        "FastAPI + httpx": partial(measure, field.server("passthrough"), CALL, connections=1),
         "gateway": partial(measure, field.gateway, PASS_THROUGH, connections=1),
         "hello": partial(measure, field.server("hello"), BY_NAME["hello"].requests, connections=1),
     }
@@ -38,7 +39,8 @@ def add(field: Field, findings: Findings) -> None:
     findings.targets.append(
         Target("latency that a pass-through adds at one connection, p50", MOST_ADDED, added("gateway"), " ms")
     )
-    findings.others.append(("latency that nginx adds at one connection, p50", f"{added('nginx'):.2f} ms"))
+    for peer in ("nginx", "FastAPI + httpx"):
+        findings.others.append((f"latency that {peer} adds at one connection, p50", f"{added(peer):.2f} ms"))
     hello = Figures.median_of(found["hello"]).p50
     findings.others.append(("FastAPI, hello at one connection, p50", f"{hello * 1e3:.2f} ms"))
 
