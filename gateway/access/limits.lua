@@ -24,7 +24,8 @@ local floor = math.floor
 -- TATs by their key's number, read once and written at the end: two kinds often have the client in common.
 local wholes, parts, changed = {}, {}, {}
 for at, key in ipairs(KEYS) do
-  -- Absent, or not of our making: a full limit either way, so that one broken key fails nobody else's request.
+  -- Absent, or a text not of our making: a full limit either way, so that one such key fails nobody else's request. A
+  -- key of another type fails all that ask together: only somebody else in this database makes one.
   local whole, part = string.match(redis.call("GET", key) or "", "^(%d+)/(%d+)$")
   wholes[at], parts[at] = tonumber(whole or now), tonumber(part or 0)
 end
