@@ -33,9 +33,10 @@ from gateway.quantapay.account import account_id, endpoint_id
 from gateway.quantapay.budget import SharedBudget
 from gateway.quantapay.client import QuantaPay
 from gateway.quantapay.credentials import RotatingSecret
+from gateway.quantapay.endpoint import Transport
 from gateway.quantapay.functions import FUNCTIONS
 from gateway.quantapay.payment_urls import PaymentUrls, is_loopback
-from gateway.quantapay.transport import AiohttpTransport
+from gateway.quantapay.transport import HttpTransport
 from gateway.routes.ops import create_ops_app
 from gateway.routes.public import create_api, create_public_app
 from gateway.settings import Settings
@@ -68,7 +69,7 @@ class Gateway:
         redis_deadline: float = DEADLINE,
         environ: Mapping[str, str] | None = None,
         secrets_dir: Path | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: Transport | None = None,
         clock: Clock | None = None,
         tracer: Tracer | None = None,
     ) -> None:
@@ -103,7 +104,7 @@ class Gateway:
         self._changes = Changes(self.store)
         self._agenda = Agenda(self.store, clock=clock)
         self._sessions = Sessions(self.store, changes=self._changes, agenda=self._agenda, metrics=self.metrics)
-        self._quantapay = self._connect_quantapay(transport or AiohttpTransport(), clock)
+        self._quantapay = self._connect_quantapay(transport, clock)
         self._pipeline = Pipeline(
             self.store,
             quantapay=self._quantapay,
@@ -160,9 +161,12 @@ class Gateway:
     def _processes(self) -> int:
         return self._membership.processes
 
-    def _connect_quantapay(self, transport: httpx.AsyncBaseTransport, clock: Clock) -> QuantaPay:
+    def _connect_quantapay(self, transport: Transport | None, clock: Clock) -> QuantaPay:
         settings = self._settings
         signing = settings.quantapay_webhook_secret
+        if transport is None:
+            # Half of a call's time is enough to connect; the rest is for the caller to keep (`client.py`).
+            transport = HttpTransport(settings.quantapay_url, connect_seconds=settings.quantapay_timeout / 2)
         return QuantaPay(
             transport,
             url=settings.quantapay_url,

@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from gateway.errors import GatewayError
-from gateway.quantapay.envelope import Reply, read_envelope
+from gateway.quantapay.envelope import read_envelope
+from gateway.quantapay.reply import Reply
 from gateway.sandbox.simulator.scenarios import SCENARIOS
 from tests.plugins.gateway import API_KEY, MARKER, ORDERS_KEY, WEBHOOK_SECRET
 

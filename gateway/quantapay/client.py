@@ -14,7 +14,6 @@ from functools import lru_cache
 from typing import Generic, TypeVar
 from urllib.parse import quote_plus
 
-import httpx
 from pydantic import SecretStr
 
 from gateway.clock import Clock
@@ -31,7 +30,7 @@ from gateway.quantapay import readers
 from gateway.quantapay.attempt import Attempt
 from gateway.quantapay.budget import Budget
 from gateway.quantapay.credentials import RotatingSecret
-from gateway.quantapay.endpoint import Endpoint
+from gateway.quantapay.endpoint import Endpoint, Transport
 from gateway.quantapay.envelope import JsonValue, read_envelope
 from gateway.quantapay.functions import CREATE_CHECKOUT_SESSION, Function
 from gateway.quantapay.guard import REFUSALS, Guard, Retries, is_worth_retrying
@@ -60,7 +59,7 @@ class QuantaPay:
 
     def __init__(
         self,
-        transport: httpx.AsyncBaseTransport,
+        transport: Transport,
         *,
         url: str,
         api_keys: RotatingSecret,
@@ -73,7 +72,7 @@ class QuantaPay:
         metrics: Metrics,
     ) -> None:
         """Prepare; nothing is connected yet. `timeout` is each call's deadline in seconds, all waits included."""
-        self._endpoint = Endpoint(transport, url=url, timeout=timeout, clock=clock, metrics=metrics)
+        self._endpoint = Endpoint(transport, url=url, clock=clock, metrics=metrics)
         self._guard = Guard(clock=clock, metrics=metrics)
         self._retries = Retries(clock)
         self._budget = budget

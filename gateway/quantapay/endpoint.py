@@ -1,68 +1,39 @@
 """QuantaPay's one address: a form goes out once, and a whole answer comes back (contract §1)."""
 
 import math
-from collections.abc import AsyncIterator
-from contextlib import aclosing
 from email.utils import parsedate_to_datetime
-from typing import cast
+from typing import Protocol
 
 import httpx
 
 from gateway import __version__
 from gateway.clock import Clock
-from gateway.errors import UpstreamInvalidResponse, UpstreamTimeout, UpstreamUnavailable
 from gateway.quantapay.attempt import Attempt
-from gateway.quantapay.envelope import Reply
+from gateway.quantapay.reply import Reply
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.spans import traceparent
 
-MOST_BYTES = 4 * 1024 * 1024
-"""The longest answer that is read. A page of 100 transactions is about 60 KiB, and at worst, full of texts that a payer
-made up, 3 MiB."""
-RECONNECT_AFTER = 5
-"""Seconds for `Retry-After` when there is no connection."""
 
-_NEVER_SENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.LocalProtocolError,
-    httpx.UnsupportedProtocol,
-)
-_HEADERS = [
-    (b"Content-Type", b"application/x-www-form-urlencoded"),
-    (b"Accept", b"application/json"),
-    (b"Accept-Encoding", b"identity"),  # so that the cap on bytes read is a cap on bytes held
-    (b"User-Agent", f"quantapay-gateway/{__version__}".encode()),
-]
+class Transport(Protocol):
+    """What carries a request to QuantaPay's server and its answer back (`transport.py`)."""
+
+    async def exchange(self, request: bytes, attempt: Attempt) -> Reply:
+        """Send a whole HTTP request once, note in `attempt` how far it gets, and return its answer.
+
+        Raises `UpstreamUnavailable` if it was surely not sent, else `UpstreamInvalidResponse`.
+        """
+
+    async def close(self) -> None:
+        """Close every connection."""
 
 
 class Endpoint:
-    """Sends forms to QuantaPay.
+    """Sends forms to QuantaPay. No redirect is followed: one would carry the key to another host (contract §10)."""
 
-    By httpx's transport alone, without its client: that would cost more than all the rest of a call, and does nothing
-    that is wanted here. It follows redirects, and one would carry the key to another host (contract §10); it keeps
-    cookies, and takes proxies from the environment.
-    """
-
-    def __init__(
-        self,
-        transport: httpx.AsyncBaseTransport,
-        *,
-        url: str,
-        timeout: float,
-        clock: Clock,
-        metrics: Metrics,
-    ) -> None:
-        """Prepare; nothing is connected yet. `timeout` is in seconds, and half of it is enough to connect.
-
-        The rest is the caller's to time.
-        """
+    def __init__(self, transport: Transport, *, url: str, clock: Clock, metrics: Metrics) -> None:
+        """Prepare; nothing is connected yet."""
         self._transport = transport
-        self._url = httpx.URL(url)
-        self._headers = [*_HEADERS, (b"Host", self._url.netloc)]
-        # A call has one deadline for all (`client.py`); clocks for its parts would cost more than they catch.
-        self._extensions = {"timeout": httpx.Timeout(None, connect=timeout / 2).as_dict()}
+        self._head = _head(httpx.URL(url))
         self._clock = clock
         self._metrics = metrics
         self._compare_at = -math.inf
@@ -71,34 +42,17 @@ class Endpoint:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._transport.aclose()
+        await self._transport.close()
 
     async def post(self, form: bytes, attempt: Attempt) -> Reply:
-        """Send a form, note in `attempt` how far it gets, and return the answer.
-
-        Raises `UpstreamUnavailable` if it was surely not sent, `UpstreamTimeout` if QuantaPay is silent, and
-        `UpstreamInvalidResponse` if the answer is cut off or over 4 MiB.
-        """
+        """Send a form, note in `attempt` how far it gets, and return the answer. Raises as the transport does."""
         attempt.started = self._clock.monotonic()
-        headers = [*self._headers, (b"Content-Length", b"%d" % len(form))]
-        if (trace := traceparent()) is not None:
-            headers.append((b"traceparent", trace.encode("ascii")))
-        body = _Form(form, attempt)
-        request = httpx.Request("POST", self._url, headers=headers, stream=body, extensions=self._extensions)
-        try:
-            response = await self._transport.handle_async_request(request)
-            async with aclosing(response):
-                attempt.status = response.status_code
-                answered = _by_name(response.headers)
-                self._compare_clocks(answered.get("date"))
-                return Reply(response.status_code, answered, await _whole_body(response))
-        except _NEVER_SENT:
-            attempt.sent = False
-            raise UpstreamUnavailable(retry_after=RECONNECT_AFTER) from None
-        except httpx.TimeoutException:
-            raise UpstreamTimeout from None
-        except httpx.TransportError:
-            raise UpstreamInvalidResponse("QuantaPay's answer was cut off.") from None
+        trace = traceparent()
+        traced = b"" if trace is None else b"traceparent: %b\r\n" % trace.encode("ascii")
+        request = b"%b%bContent-Length: %d\r\n\r\n%b" % (self._head, traced, len(form), form)
+        reply = await self._transport.exchange(request, attempt)
+        self._compare_clocks(reply.headers.get("date"))
+        return reply
 
     def _compare_clocks(self, date: str | None) -> None:
         now = self._clock.monotonic()
@@ -113,27 +67,14 @@ class Endpoint:
         self._metrics.upstream_clock_skew.set(self.clock_skew)
 
 
-class _Form(httpx.AsyncByteStream):
-    """A form, and where to note that it is being sent: a transport asks for it only once it has a connection."""
-
-    def __init__(self, form: bytes, attempt: Attempt) -> None:
-        self._form = form
-        self._attempt = attempt
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        self._attempt.note_sent()
-        yield self._form
-
-
-def _by_name(headers: httpx.Headers) -> dict[str, str]:
-    """Return headers for a few look-ups: httpx's own take 4 µs each."""
-    return {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in headers.raw}
-
-
-async def _whole_body(response: httpx.Response) -> bytes:
-    content = bytearray()
-    async for chunk in cast("httpx.AsyncByteStream", response.stream):
-        content += chunk
-        if len(content) > MOST_BYTES:
-            raise UpstreamInvalidResponse("QuantaPay's answer is over 4 MiB.")
-    return bytes(content)
+def _head(url: httpx.URL) -> bytes:
+    """Write what all requests begin with (RFC 9112 §3)."""
+    lines = (
+        b"POST %b HTTP/1.1" % url.raw_path,
+        b"Host: %b" % url.netloc,
+        b"Content-Type: application/x-www-form-urlencoded",
+        b"Accept: application/json",
+        b"Accept-Encoding: identity",  # so that the cap on bytes read is a cap on bytes held
+        b"User-Agent: quantapay-gateway/%b" % __version__.encode("ascii"),
+    )
+    return b"".join(b"%b\r\n" % line for line in lines)

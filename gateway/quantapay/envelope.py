@@ -10,7 +10,6 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
@@ -27,6 +26,7 @@ from gateway.errors import (
     UpstreamRejected,
     UpstreamThrottled,
 )
+from gateway.quantapay.reply import Reply
 
 JsonValue: TypeAlias = "bool | int | Decimal | str | list[JsonValue] | dict[str, JsonValue] | None"
 """What JSON can hold; a number with a point or an exponent is a Decimal of the digits that were sent."""
@@ -67,16 +67,6 @@ _LARGEST_EXPONENT: Final = 64
 
 _DEFAULT_WAIT, _LONGEST_WAIT = 60, 3600
 """Seconds for `Retry-After`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer as it came: HTTP status, headers, at most 4 MiB of body. Its repr shows the status alone."""
-
-    status: int
-    headers: Mapping[str, str] = field(repr=False)
-    """By their names in lower case."""
-    body: bytes = field(repr=False)
 
 
 class MissingUpstreamArgument(UpstreamRejected):

@@ -1,268 +1,127 @@
-"""httpx's requests over aiohttp's connections: httpx's API and errors, without the faults of its own pool.
+"""The connections to QuantaPay: opened when they are needed, kept while they are used, and never used by two.
 
-httpcore's pool loses a place for every request that is cancelled while it waits (encode/httpcore#1093), and
-aiohttp's own queue forgets to wake the next request when the one it woke is cancelled. So the queue here is a plain
-semaphore, which forgets neither.
-
-Of aiohttp come the connections, TLS and names included, and the parser of answers. Its client is left out: it costs
-230 µs a request where the rest takes 60, and may send a GET twice. A request is one write here, head and body.
-
-Nothing is ever sent twice, followed, remembered or decoded by this module.
+A request is sent once, over one connection, and nothing is ever sent twice, followed or remembered. The queue for a
+place is a plain semaphore: it loses none when whoever waits is cancelled.
 """
 
 import asyncio
-import math
+import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
-from functools import lru_cache
-from typing import Final, cast
+from collections import deque
+from typing import Final
 
-import aiohttp
 import httpx
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import Connection
-from aiohttp.http import HttpProcessingError, HttpVersion10, RawResponseMessage
-from aiohttp.streams import StreamReader
-from yarl import URL
+from aiohappyeyeballs import start_connection
 
-_ERRORS: Final[tuple[tuple[type[Exception], type[httpx.TransportError], str], ...]] = (
-    # The most specific first: the first that fits is taken.
-    (aiohttp.SocketTimeoutError, httpx.ReadTimeout, "No answer in time"),
-    (aiohttp.ClientConnectorError, httpx.ConnectError, "No connection"),  # refused, DNS, TLS
-    (aiohttp.ServerDisconnectedError, httpx.RemoteProtocolError, "Closed without a whole answer"),
-    (aiohttp.ClientOSError, httpx.ReadError, "Lost while waiting for the answer"),
-    (aiohttp.ClientPayloadError, httpx.RemoteProtocolError, "The answer's body is broken or cut off"),
-    (HttpProcessingError, httpx.RemoteProtocolError, "The answer is not HTTP that can be read"),
-    (aiohttp.InvalidURL, httpx.UnsupportedProtocol, "Not an address of a web server"),
-    (aiohttp.ClientError, httpx.NetworkError, "The connection failed"),
-    (OSError, httpx.NetworkError, "The connection failed"),
-    (ValueError, httpx.NetworkError, "The connection failed"),
-)
-"""What aiohttp raises, what that is to httpx, and the text.
-
-Callers read ConnectError, ConnectTimeout, PoolTimeout and UnsupportedProtocol as "surely not sent", so only what
-happens before the first byte may become one of them.
-"""
+from gateway.errors import UpstreamUnavailable
+from gateway.quantapay.attempt import Attempt
+from gateway.quantapay.connection import Connection
+from gateway.quantapay.reply import Reply
 
 MOST_CONNECTIONS: Final = 512
 """More than the guard ever lets through for a few functions at once, so that a slow one takes no other's place."""
+RECONNECT_AFTER: Final = 5
+"""Seconds for `Retry-After` when there is no connection."""
 
-_FOREIGN: Final = tuple(foreign for foreign, _, _ in _ERRORS)
-_AT_ONCE = 0.001
-"""Seconds. aiohttp reads a timeout of 0 as none at all; to httpx it means at once."""
-_LONGEST_LINE = 8190
-"""Bytes of a header's name or value, or of the status line."""
-_MOST_HEADERS = 128
-_MOST_UNASKED = 8
-"""Connections that one request takes in turn because on each the server spoke unasked, as one that is full may do."""
-_SURELY_SENT = 16 * 1024
-"""Bytes that a socket's own buffer has room for."""
-_READ_AHEAD = 64 * 1024
-"""Bytes of a body that are kept while nobody reads them; beyond, the server has to wait."""
+_NEXT_ADDRESS_AFTER: Final = 0.25
+"""Seconds that one of several addresses has before the next is tried beside it (RFC 8305 §5)."""
 
 
-class AiohttpTransport(httpx.AsyncBaseTransport):
-    """Sends httpx's requests over connections that aiohttp keeps. For one event loop.
-
-    A request's body is read whole before anything is sent. Obeys the request's `timeout` extension: `pool`, `connect`
-    (name look-up and TLS included) and `read` (between any two arrivals), in seconds, None for no limit; a body that
-    the server does not take counts as `read`, too. Raises `httpx.TransportError`s only; their texts hold nothing of
-    the request or of the answer.
-    """
+class HttpTransport:
+    """Sends requests to one server. For one event loop."""
 
     def __init__(
         self,
+        url: str,
         *,
+        connect_seconds: float,
+        keep_seconds: float = 15,
+        most_connections: int = MOST_CONNECTIONS,
         ssl_context: ssl.SSLContext | None = None,
-        max_connections: int = MOST_CONNECTIONS,
-        keepalive_seconds: float = 15,
     ) -> None:
         """Prepare; nothing is opened before the first request.
 
-        `ssl_context` replaces the default one, which verifies certificates and names. `max_connections` is the
-        number of requests under way at once, `keepalive_seconds` how long an idle connection is kept.
+        `url` is http or https; its path does not matter. `connect_seconds` is what a connection may take to be made,
+        name look-up and TLS included, `keep_seconds` how long an idle one is used again, `most_connections` the number
+        of requests under way at once. `ssl_context` replaces the default one, which verifies certificates and names.
         """
-        self._ssl: ssl.SSLContext | bool = True if ssl_context is None else ssl_context
-        self._places = asyncio.Semaphore(max_connections)
-        self._keepalive = keepalive_seconds
-        self._connector: aiohttp.TCPConnector | None = None
-        self._destination = lru_cache(maxsize=64)(_destination)
+        address = httpx.URL(url)
+        self._host = address.raw_host.decode("ascii")
+        self._port = address.port or {"http": 80, "https": 443}[address.scheme]
+        self._ssl = (ssl_context or _verifying()) if address.scheme == "https" else None
+        self._connect_seconds = connect_seconds
+        self._keep_seconds = keep_seconds
+        self._places = asyncio.Semaphore(most_connections)
+        self._idle: deque[Connection] = deque()
+        """The one that was used last is at the right."""
+        self._busy: set[Connection] = set()
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send once and return when the answer's headers are there; its body is read from the stream."""
-        if request.url.scheme not in {"http", "https"} or not request.url.host:
-            raise httpx.UnsupportedProtocol("Neither http nor https, or no host")
-        timeouts: dict[str, float | None] = request.extensions.get("timeout", {})
-        await self._take_place(timeouts.get("pool"))
-        try:
-            connection = await self._connect(request.url, timeouts.get("connect"))
+    async def exchange(self, request: bytes, attempt: Attempt) -> Reply:
+        """Send a whole request, note in `attempt` how far it gets, and return its answer.
+
+        Raises `UpstreamUnavailable` if it was surely not sent, and `UpstreamInvalidResponse` if the answer is none, is
+        cut off or over 4 MiB. Their texts and contexts hold nothing of the request or of the answer.
+        """
+        async with self._places:
+            connection = self._kept() or await self._connect()
+            self._busy.add(connection)
             try:
-                message, body = await _exchange(connection, request, timeouts.get("read"))
+                return await connection.ask(request, attempt)
             except BaseException:  # cancellation too
                 connection.close()
                 raise
-        except BaseException:
-            self._places.release()
-            raise
-        return httpx.Response(
-            message.code,
-            headers=list(message.raw_headers),
-            stream=_Body(body, connection, on_close=self._places.release),
-            extensions={
-                "http_version": b"HTTP/1.0" if message.version == HttpVersion10 else b"HTTP/1.1",
-                "reason_phrase": (message.reason or "").encode("utf-8", "surrogateescape"),
-            },
-        )
+            finally:
+                self._busy.discard(connection)
+                self._keep(connection)
 
-    async def aclose(self) -> None:
-        """Close every connection."""
-        if self._connector is not None:
-            await self._connector.close()
+    async def close(self) -> None:
+        """Close every connection; what is under way fails."""
+        for connection in (*self._idle, *self._busy):
+            connection.close()
+        self._idle.clear()
+        await asyncio.sleep(0)  # they are told of their end in the next turn of the loop
 
-    async def _take_place(self, seconds: float | None) -> None:
-        if seconds is None:
-            await self._places.acquire()
-            return
+    def _kept(self) -> Connection | None:
+        """Take the connection that was used last: it is the least likely to be closed just now by the server."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open and not self._is_old(connection):
+                return connection
+            connection.close()
+        return None
+
+    def _keep(self, connection: Connection) -> None:
+        if connection.is_open:
+            connection.idle_since = asyncio.get_running_loop().time()
+            self._idle.append(connection)
+        while self._idle and self._is_old(self._idle[0]):
+            self._idle.popleft().close()
+
+    def _is_old(self, connection: Connection) -> bool:
+        return asyncio.get_running_loop().time() >= connection.idle_since + self._keep_seconds
+
+    async def _connect(self) -> Connection:
         try:
-            async with asyncio.timeout(seconds):
-                await self._places.acquire()
-        except TimeoutError:
-            raise httpx.PoolTimeout("Every connection is busy") from None
+            async with asyncio.timeout(self._connect_seconds):
+                connection = await self._open()
+        except (OSError, ValueError, RuntimeError):
+            # Refused, no such name, TLS, too slow; names that no resolver takes; uvloop's for some of the first.
+            connection = None
+        if connection is None or not connection.is_open:  # it may have been closed, or have spoken first
+            raise UpstreamUnavailable(retry_after=RECONNECT_AFTER)
+        return connection
 
-    async def _connect(self, url: httpx.URL, seconds: float | None) -> Connection:
-        """Take a kept connection or make one."""
-        connector, timeout = self._open_connector(), _connect_timeout(seconds)
-        failure: httpx.TransportError
-        try:
-            destination = self._destination(str(url))
-            for _ in range(_MOST_UNASKED):
-                connection = await connector.connect(destination, [], timeout)
-                if connection.protocol is not None and not connection.protocol.should_close:
-                    return connection
-                connection.close()  # the server said something unasked: never take that for the next answer
-            failure = httpx.ConnectError("The server speaks before it is asked")
-        except TimeoutError:
-            failure = httpx.ConnectTimeout("No connection in time")
-        except _FOREIGN as error:
-            failure = _translated(error)
-        raise failure
-
-    def _open_connector(self) -> aiohttp.TCPConnector:
-        """Return the connector, made at the first request because it belongs to the running loop."""
-        if self._connector is None:
-            self._connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=self._keepalive, ssl=self._ssl)
-        return self._connector
+    async def _open(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        connected = await start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER, interleave=1)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        name = self._host if self._ssl else None
+        _, connection = await loop.create_connection(Connection, sock=connected, ssl=self._ssl, server_hostname=name)
+        return connection
 
 
-class _Body(httpx.AsyncByteStream):
-    """The body of an answer as it arrives. Closing early closes the connection; there is nothing to wait for.
-
-    Where a chunk is broken, and comes later than the head, aiohttp wakes nobody: the caller's own time ends that.
-    """
-
-    def __init__(self, content: StreamReader, connection: Connection, *, on_close: Callable[[], None]) -> None:
-        self._content = content
-        self._connection = connection
-        self._on_close = on_close
-        self._closed = False
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            while part := await self._content.readany():
-                yield part
-        except _FOREIGN as error:
-            failure = _translated(error)
-        else:
-            return
-        raise failure
-
-    async def aclose(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._connection.release()  # which closes it if there is more to come
-            self._on_close()
-
-
-async def _exchange(
-    connection: Connection, request: httpx.Request, seconds: float | None
-) -> tuple[RawResponseMessage, StreamReader]:
-    """Send a request, and return the head of its answer and where its body comes."""
-    protocol, transport = connection.protocol, connection.transport
-    failure: httpx.TransportError
-    try:
-        body = b"".join([part async for part in cast("httpx.AsyncByteStream", request.stream)])
-        content = _serialized(request, body)
-        if protocol is None or transport is None or transport.is_closing():
-            raise aiohttp.ServerDisconnectedError
-        _expect_answer(protocol, to=request.method, seconds=seconds)
-        transport.write(content)
-        while True:
-            message, answer = await protocol.read()
-            if not _is_interim(message.code):
-                break
-            protocol.start_timeout()  # which this one has stopped
-    except _FOREIGN as error:
-        failure = _translated(error)
-    else:
-        if transport.get_write_buffer_size() or (
-            len(content) > _SURELY_SENT and transport.get_extra_info("ssl_object")
-        ):
-            protocol.force_close()  # answered before it was all sent; TLS does not tell of what it has encrypted
-        return message, answer
-    raise failure
-
-
-def _expect_answer(protocol: ResponseHandler, *, to: str, seconds: float | None) -> None:
-    protocol.set_response_params(
-        skip_payload=to == "HEAD",
-        read_until_eof=True,
-        auto_decompress=False,
-        read_timeout=None if seconds is None else max(seconds, _AT_ONCE),
-        read_bufsize=_READ_AHEAD,
-        timeout_ceil_threshold=math.inf,  # aiohttp rounds longer ones up to whole seconds
-        max_line_size=_LONGEST_LINE,
-        max_field_size=_LONGEST_LINE,
-        max_headers=_MOST_HEADERS,
-    )
-    protocol.start_timeout()
-
-
-def _is_interim(status: int) -> bool:
-    """Tell whether another answer follows (RFC 9110 §15.2); after 101 none does that is HTTP."""
-    return httpx.codes.is_informational(status) and status != httpx.codes.SWITCHING_PROTOCOLS
-
-
-def _serialized(request: httpx.Request, body: bytes) -> bytes:
-    """Write a request with httpx's headers as they are (RFC 9112 §2.1); a body without a length is one chunk."""
-    lines = [
-        b"%b %b HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path),
-        *[b"%b: %b" % header for header in request.headers.raw],
-    ]
-    head = b"\r\n".join(lines)
-    if head.count(b"\r") != len(lines) - 1 or head.count(b"\n") != len(lines) - 1 or b"\0" in head:
-        raise httpx.LocalProtocolError("A header, the method or the address has a line break")
-    if b"\r\ntransfer-encoding:" in head.lower():
-        body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
-    return b"%b\r\n\r\n%b" % (head, body)
-
-
-def _destination(url: str) -> aiohttp.ClientRequest:
-    """Return an address as aiohttp's connector takes it; kept, as there are few and each takes 100 µs to make."""
-    return aiohttp.ClientRequest("GET", URL(url, encoded=True).origin())
-
-
-@lru_cache(maxsize=64)
-def _connect_timeout(seconds: float | None) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(
-        total=None, connect=None if seconds is None else max(seconds, _AT_ONCE), ceil_threshold=math.inf
-    )
-
-
-def _translated(error: Exception) -> httpx.TransportError:
-    """Look an error up in the table.
-
-    Its text is left out, and whoever raises the result does so after the `except` block, so that the error is not
-    its context either: aiohttp's errors quote what the server sent.
-    """
-    _, translation, text = next(row for row in _ERRORS if isinstance(error, row[0]))
-    return translation(f"{text} ({type(error).__name__})")
+def _verifying() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import httpx
 import uvloop
 from starlette.types import ASGIApp
 from uvicorn import Config
@@ -23,6 +22,8 @@ from uvicorn.lifespan.on import LifespanOn
 from gateway.app import Gateway
 from gateway.clock import SystemClock
 from gateway.quantapay.budget import ledger
+from gateway.quantapay.connection import Connection
+from gateway.quantapay.transport import HttpTransport
 from gateway.settings import load_settings
 from gateway.store.client import connect
 from gateway.telemetry import logs
@@ -63,6 +64,34 @@ class StillClock(SystemClock):
         await asyncio.Event().wait()
 
 
+class Wire(asyncio.Transport):
+    """Answers in the next turn of the loop what the benchmark's QuantaPay would."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+
+    def write(self, data: bytes) -> None:
+        answer = answer_to(data.partition(b"\r\n\r\n")[2])
+        self._loop.call_soon(self._connection.data_received, answer)
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def abort(self) -> None:
+        self._loop.call_soon(self._connection.connection_lost, None)
+
+
+class InMemory(HttpTransport):
+    """Our own connections to QuantaPay, without sockets."""
+
+    async def _open(self) -> Connection:
+        connection = Connection()
+        connection.connection_made(Wire(connection))
+        return connection
+
+
 @asynccontextmanager
 async def running_gateway() -> AsyncIterator[ASGIApp]:
     """Yield the application that callers reach, started."""
@@ -75,7 +104,7 @@ async def running_gateway() -> AsyncIterator[ASGIApp]:
         settings,
         redis=connect(settings.redis_url, deadline=PATIENCE),
         redis_deadline=PATIENCE,
-        transport=httpx.MockTransport(quantapay),
+        transport=InMemory(settings.quantapay_url, connect_seconds=PATIENCE, keep_seconds=PATIENCE),
         clock=StillClock(),
     )
     app = gateway.public_app()
@@ -85,12 +114,6 @@ async def running_gateway() -> AsyncIterator[ASGIApp]:
         yield app
     finally:
         await lifespan.shutdown()
-
-
-def quantapay(request: httpx.Request) -> httpx.Response:
-    """Answer as the benchmark's QuantaPay does."""
-    body = answer_to(request.content).partition(b"\r\n\r\n")[2]
-    return httpx.Response(200, headers={"Content-Type": "text/html; charset=UTF-8"}, content=body)
 
 
 def begin_to_count() -> None:

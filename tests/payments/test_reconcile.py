@@ -34,6 +34,7 @@ from gateway.quantapay.payment_urls import PaymentUrls
 from gateway.quantapay.urgency import Urgency
 from gateway.store.redis import Store
 from gateway.telemetry.metrics import Metrics
+from tests.plugins.upstream import Mocked
 from tests.plugins.valkey import ValkeyServer
 
 NOON = datetime(2026, 4, 10, 12, 0, tzinfo=UTC)
@@ -617,7 +618,7 @@ async def process(url: str, http: Http, events: Events) -> AsyncIterator[tuple[S
     clock, metrics = SystemClock(), Metrics()
     store = Store(Redis.from_url(url, socket_timeout=20), clock=clock, metrics=metrics, deadline=20)
     quantapay = QuantaPay(
-        httpx.MockTransport(http),
+        Mocked(http),
         url="https://cloud.quantapay.app/api.php",
         api_keys=RotatingSecret(SecretStr("key")),
         signing_secrets=None,

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from gateway.quantapay.transport import AiohttpTransport
-
 POLL_SECONDS = 0.1
 _STALE_SECONDS = 0.5
 """An answer of `/readyz` that is older says nothing, as when this machine was too busy to ask."""
@@ -18,8 +16,10 @@ _KEEPS_CONNECTIONS = 2.0
 """Seconds: less than a gateway does, so that it never closes one just as something is sent."""
 
 
-def _connections() -> AiohttpTransport:
-    return AiohttpTransport(keepalive_seconds=_KEEPS_CONNECTIONS)
+def connections() -> httpx.AsyncHTTPTransport:
+    """Return as many connections as are asked for: httpx's pool loses a place when who waits for one is cancelled."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=_KEEPS_CONNECTIONS)
+    return httpx.AsyncHTTPTransport(limits=limits)
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class Balancer(httpx.AsyncBaseTransport):
 
     _backends: tuple[Backend, ...] = ()
     _turn: int = 0
-    _transport: AiohttpTransport = field(default_factory=_connections)
+    _transport: httpx.AsyncHTTPTransport = field(default_factory=connections)
 
     @property
     def backends(self) -> tuple[Backend, ...]:
@@ -76,6 +76,7 @@ class Balancer(httpx.AsyncBaseTransport):
     def _readdressed(self, request: httpx.Request, backend: Backend) -> httpx.Request:
         url = request.url.copy_with(scheme=backend.url.scheme, host=backend.url.host, port=backend.url.port)
         headers = [(name, value) for name, value in request.headers.raw if name.lower() != b"host"]
+        headers.insert(0, (b"Host", url.netloc))
         return httpx.Request(request.method, url, headers=headers, stream=request.stream, extensions=request.extensions)
 
     async def _next_ready(self) -> Backend:
@@ -89,7 +90,7 @@ class Balancer(httpx.AsyncBaseTransport):
                 await asyncio.sleep(POLL_SECONDS / 10)
 
     async def _poll(self) -> None:
-        async with httpx.AsyncClient(transport=_connections(), timeout=_STALE_SECONDS) as http:
+        async with httpx.AsyncClient(transport=connections(), timeout=_STALE_SECONDS) as http:
             while True:
                 await asyncio.gather(*(self._ask(http, backend) for backend in self._backends))
                 await asyncio.sleep(POLL_SECONDS)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import httpx
 from anyio.from_thread import start_blocking_portal
 
-from gateway.quantapay.transport import AiohttpTransport
 from tests.plugins.chaos_answers import verdict
+from tests.plugins.chaos_balancer import connections
 from tests.plugins.gateway import ORDERS_KEY
 
 READERS, CREATORS = 3, 4
@@ -32,8 +32,6 @@ _HANGS_UP = 0.1
 """How often a creator loses its patience and hangs up."""
 _ASKS_AGAIN = 0.2
 """How often one asks again that has its answer already."""
-_KEEPS_CONNECTIONS = 2.0
-"""Seconds: less than the gateway does, so that it never closes one just as something is sent."""
 
 
 @dataclass(slots=True)
@@ -94,7 +92,7 @@ class Mix:
 
     def _client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
-            transport=AiohttpTransport(keepalive_seconds=_KEEPS_CONNECTIONS),
+            transport=connections(),
             base_url=self._url,
             headers={"Authorization": f"Bearer {ORDERS_KEY}"},
             timeout=20,

@@ -22,7 +22,7 @@ from gateway.quantapay.client import QuantaPay
 from gateway.quantapay.credentials import RotatingSecret
 from gateway.quantapay.functions import GET_BALANCES, GET_CREDIT_BALANCE
 from gateway.quantapay.payment_urls import PaymentUrls
-from gateway.quantapay.transport import AiohttpTransport
+from gateway.quantapay.transport import HttpTransport
 from gateway.telemetry.metrics import Metrics
 from tests.plugins.timing import quickest
 
@@ -136,10 +136,11 @@ async def client_of(server):
     """Make clients of the server; they are closed at the end."""
     async with contextlib.AsyncExitStack() as stack:
 
-        def make(*, url=None, timeout=10.0, clock=None, budget=None, transport=None) -> QuantaPay:
+        def make(*, url=None, timeout=10.0, clock=None, budget=None) -> QuantaPay:
+            url = url or server.url
             client = QuantaPay(
-                transport or AiohttpTransport(),
-                url=url or server.url,
+                HttpTransport(url, connect_seconds=timeout / 2),
+                url=url,
                 api_keys=RotatingSecret(SecretStr("key-1")),
                 signing_secrets=RotatingSecret(SecretStr("hook-1")),
                 payment_urls=PaymentUrls(["127.0.0.1"], upstream_on_loopback=True),

@@ -24,11 +24,11 @@ from gateway.errors import (
 from gateway.quantapay import envelope as envelope_module
 from gateway.quantapay.envelope import (
     MissingUpstreamArgument,
-    Reply,
     looks_like_error_text,
     read_envelope,
     refused_text,
 )
+from gateway.quantapay.reply import Reply
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """On a fresh checkout the first text drawn waits for hypothesis to build its table of characters."""

@@ -230,17 +230,18 @@ def test_every_line_of_a_request_names_the_trace_and_no_other_does(settings_of, 
 def test_without_a_tracer_a_callers_trace_is_passed_on_and_nothing_else_is(settings_of, config, simulator, valkey):
     passed = []
     with running(settings_of(config)) as outside:
-        post = outside.inside.services.quantapay._endpoint._transport.handle_async_request
+        transport = outside.inside.services.quantapay._endpoint._transport
+        exchange = transport.exchange
 
-        def noted(request):
-            passed.append(request.headers.get("traceparent"))
-            return post(request)
+        def noted(request, attempt):
+            passed.append([line for line in request.decode().split("\r\n") if line.startswith("traceparent:")])
+            return exchange(request, attempt)
 
-        outside.inside.services.quantapay._endpoint._transport.handle_async_request = noted
+        transport.exchange = noted
         for header in (TRACEPARENT, "garbage", None):
             headers = {"Cache-Control": "no-cache"} | ({} if header is None else {"traceparent": header})
             assert outside.http.get("/balances", headers=headers).status_code == 200
-    assert passed == [TRACEPARENT, None, None]
+    assert passed == [[f"traceparent: {TRACEPARENT}"], [], []]
 
 
 def test_where_nobody_traces_none_of_it_is_imported():
