@@ -13,6 +13,8 @@ from tests.plugins.chaos_faults import Counters, Fault, Kind, Mischief
 _CHUNK = 64 * 1024
 _PIECES_PER_SECOND = 50
 """How often a dribble drops, at most."""
+_TICK = 1e-6
+"""Seconds: chunks that are due at the same moment would not keep their order."""
 _LAST_WORDS = 1.0
 """Seconds that a client has to take what was sent before a FIN."""
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -45,6 +47,8 @@ class Session:
         """Whether the client gets RST."""
         self._answered = 0
         """Bytes of answer in this exchange."""
+        self._last_due = 0.0
+        """When the last chunk that is held back goes on, on the loop's clock."""
         self._struck_by: Fault | None = None
         self._thrown_at = -1
         self._mute = False
@@ -109,6 +113,10 @@ class Session:
 
     async def _answer(self, reader: asyncio.StreamReader) -> None:
         """Pass back what the target answers."""
+        await self._answer_until_end(reader)
+        await asyncio.sleep(self._last_due - asyncio.get_running_loop().time())
+
+    async def _answer_until_end(self, reader: asyncio.StreamReader) -> None:
         while chunk := await reader.read(_CHUNK):
             await self._mischief.thawed.wait()
             self._heed_a_turn()
@@ -116,8 +124,8 @@ class Session:
             if self._mute:
                 continue
             fault = self._struck_by
-            if fault is None:
-                await self._pass_back(chunk)
+            if fault is None or fault.kind is Kind.LATENCY:
+                await self._pass_back_later(chunk, fault.seconds if fault else 0.0)
             elif fault.kind in (Kind.CUT, Kind.RESET):
                 left = max(0, (fault.after_bytes or 0) - self._answered)
                 await self._pass_back(chunk[:left])
@@ -129,8 +137,6 @@ class Session:
             elif fault.kind is Kind.DRIBBLE:
                 await self._dribble(chunk, fault)
             else:
-                if not self._answered:
-                    await asyncio.sleep(fault.seconds)
                 await self._pass_back(chunk)
 
     async def _dribble(self, chunk: bytes, fault: Fault) -> None:
@@ -142,10 +148,24 @@ class Session:
             self._heed_a_turn()
         await self._pass_back(chunk)
 
+    async def _pass_back_later(self, chunk: bytes, seconds: float) -> None:
+        """Pass a chunk back when it has been under way for so long; what comes meanwhile is under way beside it."""
+        loop = asyncio.get_running_loop()
+        if seconds or self._last_due > loop.time():
+            self._last_due = max(loop.time() + seconds, self._last_due + _TICK)
+            loop.call_at(self._last_due, self._write_back, chunk)
+        else:
+            await self._pass_back(chunk)
+
     async def _pass_back(self, chunk: bytes) -> None:
+        self._write_back(chunk)
+        await self._writer.drain()
+
+    def _write_back(self, chunk: bytes) -> None:
         self._answered += len(chunk)
         self._counters.bytes_answered += len(chunk)
-        await _write(self._writer, chunk)
+        if not self._writer.transport.is_closing():
+            self._writer.write(chunk)
 
     def _throw_dice(self) -> None:
         self._thrown_at = self._mischief.turned
