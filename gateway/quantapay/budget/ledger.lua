@@ -61,6 +61,7 @@ for i = FIRST_REPORT, #ARGV, 3 do
   enter(ARGV[i + 1], int(now - tonumber(ARGV[i + 2])), tonumber(ARGV[i]))
 end
 
+local has_new_logs = #ARGV >= FIRST_REPORT
 local counts, a_span_ago = {}, int(now - span)
 for log = 1, LOGS do
   counts[log] = redis.call("ZCARD", KEYS[log])
@@ -104,6 +105,7 @@ local function take(id, depth, fits_share, throttled)
   if wait == 0 then
     enter(id, now_text, depth)
     for log = 1, depth do
+      has_new_logs = has_new_logs or counts[log] == 0
       counts[log] = counts[log] + 1
     end
   end
@@ -121,10 +123,10 @@ for id, depth, fits_share, throttle_for in string.gmatch(asks, ASK) do
 end
 
 -- Nothing is forgotten that still counts, and the generation outlives two looks of an idle process. Beyond that by 10
--- seconds, so that few asks have to write it, and to Redis's file, and to its replicas.
+-- seconds, so that few asks have to write it, and to Redis's file, and to its replicas. All expire at once.
 local least = math.ceil(span / 1000) + 10000
-for key = 1, LOGS + 1 do
-  if redis.call("PTTL", KEYS[key]) < least then
+if has_new_logs or redis.call("PTTL", KEYS[LOGS + 1]) < least then
+  for key = 1, LOGS + 1 do
     redis.call("PEXPIRE", KEYS[key], int(least + 10000))
   end
 end
