@@ -41,8 +41,8 @@ def parts(asked: argparse.Namespace) -> Mapping[str, Part]:
 def arguments() -> argparse.ArgumentParser:
     """Return what can be asked for."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--rounds", type=int, default=5, help="of each comparison (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each drive, whole ones (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=15, help="of each comparison (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each drive, whole ones (%(default)s)")
     parser.add_argument("--connections", type=int, default=32, help="of each drive (%(default)s)")
     names = ", ".join([*BY_NAME, *parts(argparse.Namespace(soak=0, most=0))])
     parser.add_argument("--only", metavar="NAMES", help=f"some of these, separated by commas: {names}")
