@@ -86,9 +86,10 @@ class Channel(asyncio.Protocol):
 
         Raises redis-py's `ConnectionError` if the connection ends before.
         """
+        # First what may fail: a reply that is expected and never asked for would give each its neighbour's.
+        self._stream.transport.write(_packed(command))
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._replies.append(reply)
-        self._stream.transport.write(_packed(command))
         try:
             return await reply
         except asyncio.CancelledError:
@@ -118,6 +119,10 @@ class Channel(asyncio.Protocol):
             self.close()
         if not self.is_open:
             self.retire()
+
+    def eof_received(self) -> None:
+        """Take no more commands: the transport closes now, and throws away what is written meanwhile."""
+        self.is_open = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever still waits."""

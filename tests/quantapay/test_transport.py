@@ -224,12 +224,11 @@ async def test_status_headers_and_body_come_as_the_server_sent_them(serve, conne
         ([b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nX-A: 1\r\n\r\n" + OK], 200, b"ok"),
         ([b"HTTP/1.1 204 No Content\r\n\r\n"], 204, b""),
         ([b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"], 304, b""),
-        ([b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n"], 302, b""),
         # What an Apache says that knows HTTP/2.
         ([b"HTTP/1.1 200 OK\r\nUpgrade: h2,h2c\r\nConnection: Upgrade, Keep-Alive\r\nContent-Length: 2\r\n\r\nok"], 200, b"ok"),
         ([b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok"], 200, b"ok"),
     ],
-    ids=["chunked", "100", "103", "204", "304", "redirect", "upgrade offered", "HTTP/1.0 that keeps"],
+    ids=["chunked", "100", "103", "204", "304", "upgrade offered", "HTTP/1.0 that keeps"],
 )  # fmt: skip
 async def test_an_answer_that_says_where_it_ends_gives_its_connection_back(serve, connect, parts, status, body):
     server = await serve(sending(*parts))
@@ -276,6 +275,16 @@ async def test_trailers_override_no_header_of_this_answer_or_the_next(serve, con
     assert (await send(transport)).headers == {"date": "1", "transfer-encoding": "chunked"}
     assert (await send(transport)).headers == {"content-length": "2"}
     assert server.connections == 1
+
+
+async def test_redirects_are_answers_and_cookies_are_forgotten(serve, connect):
+    server = await serve(
+        sending(b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n")
+    )
+    transport = connect(server.url)
+
+    assert [(await send(transport)).status for _ in range(2)] == [302, 302]
+    assert server.requests == [REQUEST, REQUEST]
 
 
 async def test_proxies_of_the_environment_are_not_asked(serve, connect, monkeypatch):

@@ -63,6 +63,24 @@ async def test_a_lone_commands_error_is_raised_as_well(client: PipelinedRedis) -
     assert await client.execute_command("PING") in (True, b"PONG")
 
 
+async def test_a_command_that_cannot_be_written_shifts_no_replies(client: PipelinedRedis) -> None:
+    first, bad, last = await asyncio.gather(
+        client.execute_command("ECHO", "first"),
+        client.execute_command("ECHO", object()),
+        client.execute_command("ECHO", "last"),
+        return_exceptions=True,
+    )
+    assert (first, last) == (b"first", b"last")
+    assert isinstance(bad, TypeError)
+    assert await client.execute_command("ECHO", "mine") == b"mine"
+
+
+async def test_a_connection_that_is_ending_takes_no_more_commands() -> None:
+    channel = Channel(Stream())
+    channel.eof_received()
+    assert not channel.is_open
+
+
 async def test_who_stops_waiting_leaves_no_reply_behind(client: PipelinedRedis, valkey: ValkeyServer) -> None:
     await client.execute_command("SET", "key", "before")
     valkey.pause()
