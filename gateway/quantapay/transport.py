@@ -55,6 +55,7 @@ class HttpTransport:
         self._idle: deque[Connection] = deque()
         """The one that was used last is at the right."""
         self._busy: set[Connection] = set()
+        self._is_closed = False
 
     async def exchange(self, request: bytes, attempt: Attempt) -> Reply:
         """Send a whole request, note in `attempt` how far it gets, and return its answer.
@@ -75,7 +76,8 @@ class HttpTransport:
                 self._keep(connection)
 
     async def close(self) -> None:
-        """Close every connection; what is under way fails."""
+        """Close every connection for good; what is under way fails."""
+        self._is_closed = True
         for connection in (*self._idle, *self._busy):
             connection.close()
         self._idle.clear()
@@ -107,7 +109,9 @@ class HttpTransport:
         except (OSError, ValueError, RuntimeError):
             # Refused, no such name, TLS, too slow; names that no resolver takes; uvloop's for some of the first.
             connection = None
-        if connection is None or not connection.is_open:  # it may have been closed, or have spoken first
+        if connection is not None and self._is_closed:
+            connection.close()
+        if connection is None or not connection.is_open:  # the server may have closed it, or have spoken first
             raise UpstreamUnavailable(retry_after=RECONNECT_AFTER)
         return connection
 

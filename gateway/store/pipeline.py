@@ -8,13 +8,16 @@ how it is, records, and streams.
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from hiredis import Reader, pack_command
 from redis.asyncio import Redis
 from redis.asyncio.connection import DefaultParser
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse
+
+_NOT_YET: Final = object()
+"""Stands for the reply that has not come as a whole."""
 
 
 class PipelinedRedis(Redis):
@@ -27,13 +30,17 @@ class PipelinedRedis(Redis):
     def __init__(self, redis: Redis) -> None:
         """Make connections as `redis` does."""
         super().__init__(connection_pool=redis.connection_pool)
+        # Made once, and connected again and again: it reads the certificates of a TLS context only the first time.
+        self._connection: Any = self.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py has no types here
         self._channel: Channel | None = None
         self._opening = asyncio.Lock()
+        self._renewals = 0
+        self._is_closed = False
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - redis-py's own
         """Send a command, and return what redis-py makes of its reply."""
         if options:
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py has no types here
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # as above
         channel = self._channel
         if channel is None or not channel.is_open:
             channel = await self._open()
@@ -45,27 +52,38 @@ class PipelinedRedis(Redis):
 
     async def renew(self) -> None:
         """Use new connections from now on; what is under way on others goes on there."""
+        self._renewals += 1
         if self._channel is not None:
             self._channel.retire()
         await self.connection_pool.disconnect(inuse_connections=False)
 
     async def close_channel(self) -> None:
-        """Close the connection that commands share; those under way fail."""
+        """Close the connection that commands share for good; those under way fail."""
+        self._is_closed = True
         if self._channel is not None:
             self._channel.close()
             await asyncio.sleep(0)  # they are told of its end in the next turn of the loop
 
     async def _open(self) -> "Channel":
         async with self._opening:  # one is enough for all who ask
-            if self._channel is None or not self._channel.is_open:
-                connection: Any = self.connection_pool.make_connection()  # type: ignore[no-untyped-call]  # as above
-                try:
-                    await connection.connect()
-                    self._channel = Channel(_stream_of(connection))
-                except BaseException:
-                    await connection.disconnect(nowait=True)
-                    raise
+            while self._channel is None or not self._channel.is_open:
+                if self._is_closed:
+                    raise RedisConnectionError("Closed")
+                self._channel = await self._connect()
             return self._channel
+
+    async def _connect(self) -> "Channel":
+        """Make a connection; it takes no commands if it was renewed or closed meanwhile."""
+        renewals = self._renewals
+        try:
+            await self._connection.connect()
+            channel = Channel(await _stream_of(self._connection))
+        except BaseException:
+            await self._connection.disconnect(nowait=True)
+            raise
+        if self._is_closed or renewals != self._renewals:
+            channel.retire()
+        return channel
 
 
 class Channel(asyncio.Protocol):
@@ -74,7 +92,9 @@ class Channel(asyncio.Protocol):
     def __init__(self, stream: asyncio.StreamWriter) -> None:
         """Take over a connection on which nothing is under way."""
         self._stream = stream  # it closes its connection when nobody has it any more
-        self._reader = Reader(protocolError=InvalidResponse, replyError=DefaultParser.parse_error)
+        self._reader = Reader(
+            protocolError=InvalidResponse, replyError=DefaultParser.parse_error, notEnoughData=_NOT_YET
+        )
         self._replies: deque[asyncio.Future[Any]] = deque()
         """Of the commands under way, the oldest first; who does not wait any more has cancelled his."""
         self.is_open = True
@@ -93,7 +113,8 @@ class Channel(asyncio.Protocol):
         try:
             return await reply
         except asyncio.CancelledError:
-            self.retire()  # nobody knows whether it still leads to a server that answers
+            if reply.cancelled():  # and not there already: nobody knows whether it still leads to a server that answers
+                self.retire()
             raise
 
     def retire(self) -> None:
@@ -111,7 +132,7 @@ class Channel(asyncio.Protocol):
         """Hand out the replies that are whole."""
         try:
             self._reader.feed(data)
-            while (reply := self._reader.gets()) is not False:
+            while (reply := self._reader.gets()) is not _NOT_YET:
                 waiting = self._replies.popleft()
                 if not waiting.done():
                     waiting.set_result(reply)
@@ -133,8 +154,10 @@ class Channel(asyncio.Protocol):
                 waiting.set_exception(RedisConnectionError("Connection closed before the reply"))
 
 
-def _stream_of(connection: Any) -> asyncio.StreamWriter:  # noqa: ANN401 - redis-py names no public class for all of them
+async def _stream_of(connection: Any) -> asyncio.StreamWriter:  # noqa: ANN401 - redis-py names no public class for all of them
     """Take its stream away from a connection that redis-py has made: it would read the replies itself."""
+    if await connection.can_read():
+        raise RedisConnectionError("The server speaks unasked, or has ended the connection")
     stream: asyncio.StreamWriter = connection._writer  # noqa: SLF001 - there is no other way to it
     connection._writer = connection._reader = None  # noqa: SLF001 - or it would close what it has no more
     return stream

@@ -836,3 +836,17 @@ async def test_closing_the_transport_closes_what_is_idle(serve, connect):
 
     async with asyncio.timeout(PATIENCE):
         await server.departures.get()
+
+
+async def test_a_connection_that_is_made_while_the_transport_closes_is_not_used(serve, connect):
+    server = await serve(sending(OK))
+    transport = connect(server.url)
+
+    async def open_and_be_closed(opened=transport._open):
+        connection = await opened()
+        await transport.close()
+        return connection
+
+    transport._open = open_and_be_closed
+    await failing(transport, UpstreamUnavailable)
+    assert server.requests == []

@@ -173,6 +173,44 @@ async def test_renewing_leaves_what_is_under_way_alone(client: PipelinedRedis, v
     await until_closed(valkey, number)
 
 
+async def test_a_connection_that_is_made_while_all_are_renewed_is_not_used(client: PipelinedRedis) -> None:
+    """It may lead to the server that was just replaced."""
+    made = []
+
+    async def connect_and_be_renewed(connect=client._connection.connect) -> None:
+        await connect()
+        made.append(None)
+        if len(made) == 1:
+            await client.renew()
+
+    client._connection.connect = connect_and_be_renewed
+    assert await client.execute_command("ECHO", "mine") == b"mine"
+    assert len(made) == 2
+
+
+async def test_after_closing_no_connection_is_made_or_left(client: PipelinedRedis, valkey: ValkeyServer) -> None:
+    before = connections(valkey)
+
+    async def connect_and_be_closed(connect=client._connection.connect) -> None:
+        await connect()
+        await client.close_channel()
+
+    client._connection.connect = connect_and_be_closed
+    for _ in range(2):
+        with pytest.raises(exceptions.ConnectionError):
+            await client.execute_command("PING")
+    await asyncio.sleep(0.05)
+    assert connections(valkey) == before
+
+
+async def test_what_it_takes_to_connect_is_made_once(client: PipelinedRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A TLS context takes tens of milliseconds, in which nothing else is done."""
+    monkeypatch.setattr(client.connection_pool, "make_connection", None)
+    for _ in range(3):
+        await client.renew()
+        assert await client.execute_command("ECHO", "mine") == b"mine"
+
+
 async def test_a_reply_that_redis_py_cannot_take_leaves_no_other_behind(client: PipelinedRedis) -> None:
     await client.execute_command("XGROUP", "CREATE", "log", "group", "0", "MKSTREAM")
     slow = "local n = 0 for i = 1, 3e5 do n = n + i end return 'late'"
@@ -287,6 +325,25 @@ async def test_what_was_not_asked_for_ends_the_connection(said: bytes, asked: in
     assert stream.transport.aborted == (not is_one_reply)
     if asked and said.startswith(b"HTTP"):
         assert isinstance(answers[0], exceptions.ConnectionError)
+
+
+async def test_who_is_cancelled_when_the_reply_is_there_leaves_the_connection_to_others() -> None:
+    channel = Channel(Stream())
+    asked = asyncio.create_task(channel.ask(("GET", "a")))
+    await asyncio.sleep(0)
+    channel.data_received(b"+OK\r\n")
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    assert channel.is_open
+
+
+async def test_a_false_of_a_newer_protocol_shifts_no_replies() -> None:
+    channel = Channel(Stream())
+    asked = [asyncio.create_task(channel.ask(("GET", n))) for n in range(2)]
+    await asyncio.sleep(0)
+    channel.data_received(b"#f\r\n+second\r\n")
+    assert await asyncio.gather(*asked) == [False, b"second"]
 
 
 async def test_an_error_within_a_list_is_part_of_the_reply() -> None:
