@@ -127,7 +127,7 @@ def test_whatever_breaks_each_key_and_order_shows_one_page(
     ):
         list(pool.map(caller.create, range(keys)))
 
-    assert fleet.kills >= 2
+    assert fleet.kills >= 1
     assert fleet.freezes >= 2
     print(f"{fleet.kills} kills, {fleet.freezes} freezes, {sum(map(len, shown.values()))} answers for {keys} keys")
     assert set(shown) == set(range(keys))
