@@ -126,8 +126,11 @@ def test_whatever_breaks_each_key_and_order_shows_one_page(
         ThreadPoolExecutor(CALLERS) as pool,
     ):
         list(pool.map(caller.create, range(keys)))
+        while min(fleet.kills, fleet.freezes) < 2:  # a quick machine is done before there was much trouble
+            caller.create(keys)
+            keys += 1
 
-    assert fleet.kills >= 1
+    assert fleet.kills >= 2
     assert fleet.freezes >= 2
     print(f"{fleet.kills} kills, {fleet.freezes} freezes, {sum(map(len, shown.values()))} answers for {keys} keys")
     assert set(shown) == set(range(keys))
