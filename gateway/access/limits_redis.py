@@ -95,7 +95,7 @@ class RedisLimiter:
             grant.waiting += 1
             asked.append(grant)
         keys, numbers = _question(grants.values())
-        reply = iter(await self._store.run(lambda redis: self._script(redis, keys, [numbers]), gathered=True))
+        reply = iter(await self._store.run(lambda redis: self._script(redis, keys, [numbers])))
         for grant in grants.values():
             grant.taken = next(reply)
             # Each limit's backlog comes as whole microseconds and a part in 1/amount microseconds.

@@ -36,7 +36,7 @@ from gateway.clock import Clock
 from gateway.errors import StorageUnavailable
 from gateway.store.cancellation import KeptCancellation
 from gateway.store.client import DEADLINE, RedisClient
-from gateway.store.pipeline import PlainRedis, SharedPipeline
+from gateway.store.pipeline import PipelinedRedis
 from gateway.store.replication import NotReplicated, Replication
 from gateway.tasks import end
 from gateway.telemetry.metrics import Metrics
@@ -120,10 +120,8 @@ class Store:
         self._redis = redis
         self.is_cluster = isinstance(redis, RedisCluster)
         """Whether a command's keys must lie in one slot."""
-        self._commands = SharedPipeline(redis, deadline=deadline) if isinstance(redis, Redis) else redis
+        self._commands = PipelinedRedis(redis) if isinstance(redis, Redis) else redis
         """What requests use; probes do not, as they would wait behind the very command that they ask about."""
-        self._gathered = PlainRedis(redis) if isinstance(redis, Redis) else redis
-        """What commands use that somebody has gathered."""
         self._clock = clock
         self._metrics = metrics
         self._deadline = deadline
@@ -160,28 +158,28 @@ class Store:
         self._watch = self._lookout = None
         # Closing can only fail on connections that are broken anyway.
         with suppress(exceptions.RedisError, OSError):
+            if isinstance(self._commands, PipelinedRedis):
+                await self._commands.close_channel()
             await self._redis.aclose()
         if isinstance(self._redis, Redis) and isinstance(self._redis.connection_pool, SentinelConnectionPool):
             with suppress(exceptions.RedisError, OSError):
                 await self._redis.connection_pool.sentinel_manager.aclose()
 
-    async def run(self, command: Callable[[RedisClient], Awaitable[T]], *, gathered: bool = False) -> T:
+    async def run(self, command: Callable[[RedisClient], Awaitable[T]]) -> T:
         """Run `command`, which may be several round trips, within the deadline.
 
-        What the caller has gathered of many who ask goes by itself: to wait for others' commands would gain nothing.
         Raises `StorageUnavailable` if Redis did not do it in time, could not, or is known to be down. The command
-        may have been carried out all the same. A connection whose reply was not read is closed, so that a late
-        reply is never taken for that of another command.
+        may have been carried out all the same. A late reply is never taken for that of another command.
         """
         await self._settle_doubt()
         started = self._clock.monotonic()
         fault: Exception
         try:
-            # redis-py closes a connection whose command is cancelled, which is how the deadline ends one.
+            # A connection whose command is cancelled, which is how the deadline ends one, takes no other.
             with KeptCancellation():
                 async with asyncio.timeout(self._deadline), self._slots:
                     await self._settle_doubt()  # it may have come up while waiting for a slot
-                    return await command(self._gathered if gathered else self._commands)
+                    return await command(self._commands)
         except _UNAVAILABLE as error:
             fault = error
         except exceptions.ResponseError as error:
@@ -277,8 +275,8 @@ class Store:
     async def _try(self) -> None:
         # Idle connections may lead to a server that was replaced; after a failover that is all of them. A cluster's
         # client sees to its own when a primary does not answer.
-        if not isinstance(self._redis, RedisCluster):
-            await self._redis.connection_pool.disconnect(inuse_connections=False)
+        if isinstance(self._commands, PipelinedRedis):
+            await self._commands.renew()
         await self._replication.look(self._redis)
         # A write, because a server that is read-only, full or without quorum still answers ROLE; and in a script,
         # because that is what nearly everything else is.

@@ -477,16 +477,19 @@ async def test_a_change_that_a_frozen_redis_makes_late_is_one_change(valkey_fact
         assert (outside.counted(), process.counted()) == ({}, {})
 
 
-async def test_a_change_that_no_replica_has_yet_is_announced_all_the_same(process: Process) -> None:
+async def test_a_change_that_no_replica_has_yet_is_announced_all_the_same(
+    process: Process, valkey: ValkeyServer
+) -> None:
     class Unreplicated(Store):
         async def write(self, script, keys, args):
             await super().write(script, keys, args)
             raise StorageUnavailable(retry_after=1)
 
-    store = Unreplicated(process.store._redis, clock=SystemClock(), metrics=Metrics(), deadline=20)
+    store = Unreplicated(connect(valkey.url), clock=SystemClock(), metrics=Metrics(), deadline=20)
     await process.sessions.create(session())
     with pytest.raises(StorageUnavailable):
         await Process(store).sessions.move("cs_1", PAY)
+    await store.close()
     assert await process.announced() == ["cs_1"]
     assert await process.sessions.get("cs_1") == PAY(session())
 

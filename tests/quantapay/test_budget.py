@@ -60,10 +60,10 @@ class FlakyStore(Store):
 
     cut: str | None = None
 
-    async def run(self, command: Callable[[Any], Any], *, gathered: bool = False) -> Any:
+    async def run(self, command: Callable[[Any], Any]) -> Any:
         if self.cut == "command":
             raise StorageUnavailable(retry_after=1)
-        result = await super().run(command, gathered=gathered)
+        result = await super().run(command)
         if self.cut == "reply":
             raise StorageUnavailable(retry_after=1)
         return result
@@ -860,7 +860,7 @@ async def test_a_report_at_the_moment_in_which_others_fail_is_repeated_for_what_
         ledger, run, under_way, fails = process.budget._ledger, process.store.run, asyncio.Event(), asyncio.Event()
         report = ledger._report
 
-        async def fail(command: Any, *, gathered: bool = False) -> Any:
+        async def fail(command: Any) -> Any:
             process.store.run = run
             under_way.set()
             await fails.wait()

@@ -134,7 +134,7 @@ class Ledger:
             raise
 
     async def _ask_for_all(self, asks: Sequence[Ask]) -> Sequence[Answer]:
-        return await self._store.run(lambda redis: self._settle(redis, asks), gathered=True)
+        return await self._store.run(lambda redis: self._settle(redis, asks))
 
     async def _settle(self, redis: RedisClient, asks: Sequence[Ask]) -> Sequence[Answer]:
         # Normally once; after a report twice. The deadline ends it if generations should change that fast.
