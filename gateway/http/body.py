@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
 
 from gateway.errors import MalformedRequest, RequestTooLarge, UnsupportedMediaType, ValidationFailed
 from gateway.http.call import Call
@@ -109,9 +110,13 @@ async def _bounded(call: Call) -> bytes:
     announced = first_of(call.scope, b"content-length") or "0"
     if announced.isdecimal() and int(announced) > MOST_BYTES:
         raise RequestTooLarge
-    body = bytearray()
-    async for chunk in call.stream():
-        body += chunk
+    body, more = bytearray(), True
+    while more:  # and not `call.stream()`: asyncio keeps a list of asynchronous generators
+        message = await call.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
         if len(body) > MOST_BYTES:
             raise RequestTooLarge
+        more = message.get("more_body", False)
     return bytes(body)

@@ -90,15 +90,15 @@ class Share:
         With `and_asked`, the calls that others of this process ask for at the moment count as granted.
         """
         self._forget(now)
-        wait = 0.0
-        shares = limits(max(1, amount // self.processes))
+        wait, processes = 0.0, self.processes
+        shares = limits(max(1, amount // processes))
         for log in range(depth):
             own, asked = self._own[log], self._asking[log] if and_asked else 0
             over = len(own) + asked - shares[log]
             if over >= 0:
                 oldest_in_the_way = own[over].at if over < len(own) else now
                 wait = max(wait, oldest_in_the_way + self._span - now)
-            if self._taken[log] + asked >= self._left[log] // self.processes:
+            if self._taken[log] + asked >= self._left[log] // processes:
                 wait = max(wait, self._known_until - now)
         return wait
 
