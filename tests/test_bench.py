@@ -10,7 +10,7 @@ import pytest
 
 from tests.bench import measure, processor, report, servers, wrk
 from tests.bench.findings import Cost, Findings, Growth, Step, Target
-from tests.bench.measure import Figures, Spread, alternate, ratio
+from tests.bench.measure import Figures, Spread, alternate, quiet_rounds, ratio
 from tests.bench.servers import running_upstream
 from tests.bench.subjects import FORM
 from tests.bench.wrk import Requests, WrongAnswers, drive, undisturbed
@@ -18,6 +18,10 @@ from tests.bench.wrk import Requests, WrongAnswers, drive, undisturbed
 
 def figures(cpu: float) -> Figures:
     return Figures(cpu=cpu, rate=1000.0, p50=0.001, p99=0.005)
+
+
+def lasting(p50: float) -> Figures:
+    return replace(figures(1.0), p50=p50)
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +35,16 @@ def upstream():
 def test_a_ratio_compares_within_each_round():
     quick, slow = [figures(1.0), figures(10.0), figures(3.0)], [figures(2.0), figures(10.0), figures(4.0)]
     assert ratio(quick, slow) == Spread(median=0.75, lowest=0.5, highest=1.0)
+
+
+def test_quiet_are_the_rounds_in_which_no_control_took_much_longer_than_it_can():
+    direct = [lasting(p50) for p50 in (1.0, 1.2, 1.3, 1.1, 1.0)]
+    hello = [lasting(p50) for p50 in (2.0, 2.5, 2.0, 2.6, 2.4)]
+    assert quiet_rounds([direct, hello]) == [0, 1, 4]
+
+
+def test_without_any_quiet_round_all_count():
+    assert quiet_rounds([[lasting(1.0), lasting(2.0)], [lasting(2.0), lasting(1.0)]]) == [0, 1]
 
 
 def test_every_other_round_goes_backwards_after_a_warm_up():

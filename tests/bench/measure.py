@@ -1,6 +1,6 @@
 """What a drive costs the server that was driven, and several of them in turn."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Protocol, Self
@@ -10,6 +10,8 @@ from tests.bench.servers import Server
 from tests.bench.wrk import CONNECTIONS, Requests, drive, undisturbed
 
 WARM_UP_SECONDS = 1.0
+QUIET = 1.25
+"""Times what it takes in its quickest round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,20 @@ def alternate(drives: Mapping[str, Timed], *, rounds: int, seconds: float) -> di
         for name in _turned(list(drives), backwards=number % 2 == 1):
             found[name].append(drives[name](seconds=seconds))
     return found
+
+
+def quiet_rounds(controls: Sequence[Sequence[Figures]]) -> list[int]:
+    """Return the rounds in which none of these, which do not change, took much longer than in its quickest round.
+
+    If no round is quiet for all of them, all are returned.
+    """
+    quickest = [min(one.p50 for one in rounds) for rounds in controls]
+    quiet = [
+        number
+        for number, ones in enumerate(zip(*controls, strict=True))
+        if all(one.p50 <= QUIET * least for one, least in zip(ones, quickest, strict=True))
+    ]
+    return quiet or list(range(len(controls[0])))
 
 
 def _turned(names: list[str], *, backwards: bool) -> Iterator[str]:
