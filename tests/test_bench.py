@@ -20,8 +20,8 @@ def figures(cpu: float) -> Figures:
     return Figures(cpu=cpu, rate=1000.0, p50=0.001, p99=0.005)
 
 
-def lasting(p50: float) -> Figures:
-    return replace(figures(1.0), p50=p50)
+def meeting(stolen: float) -> Figures:
+    return replace(figures(1.0), stolen=stolen)
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +37,21 @@ def test_a_ratio_compares_within_each_round():
     assert ratio(quick, slow) == Spread(median=0.75, lowest=0.5, highest=1.0)
 
 
-def test_quiet_are_the_rounds_in_which_no_control_took_much_longer_than_it_can():
-    direct = [lasting(p50) for p50 in (1.0, 1.2, 1.3, 1.1, 1.0)]
-    hello = [lasting(p50) for p50 in (2.0, 2.5, 2.0, 2.6, 2.4)]
-    assert quiet_rounds([direct, hello]) == [0, 1, 4]
+def test_quiet_is_the_third_of_the_rounds_in_which_least_was_stolen():
+    direct = [meeting(stolen) for stolen in (0.0, 0.2, 0.3, 0.01, 0.0, 0.1)]
+    through = [meeting(stolen) for stolen in (0.4, 0.0, 0.0, 0.02, 0.5, 0.01)]
+    assert quiet_rounds(direct, through) == [3, 5]
+    assert quiet_rounds(direct) == [0, 4]
 
 
-def test_without_any_quiet_round_all_count():
-    assert quiet_rounds([[lasting(1.0), lasting(2.0)], [lasting(2.0), lasting(1.0)]]) == [0, 1]
+def test_on_a_machine_of_its_own_all_rounds_are_quiet():
+    assert quiet_rounds([meeting(0.0)] * 5, [meeting(0.0)] * 5) == [0, 1, 2, 3, 4]
+
+
+def test_what_the_host_stole_is_read_from_the_kernel(tmp_path, monkeypatch):
+    (tmp_path / "stat").write_text("cpu  6776430 9625 804255 6079148 32297 0 191880 330693 0 0\ncpu0 1 2 3\n")
+    monkeypatch.setattr(processor, "Path", lambda path: tmp_path / path.removeprefix("/proc/"))
+    assert processor.stolen() == 330693 / os.sysconf("SC_CLK_TCK")
 
 
 def test_every_other_round_goes_backwards_after_a_warm_up():

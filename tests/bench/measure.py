@@ -1,5 +1,6 @@
 """What a drive costs the server that was driven, and several of them in turn."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -9,9 +10,8 @@ from tests.bench import processor
 from tests.bench.servers import Server
 from tests.bench.wrk import CONNECTIONS, Requests, drive, undisturbed
 
+PROCESSORS = os.cpu_count() or 1
 WARM_UP_SECONDS = 1.0
-QUIET = 1.25
-"""Times what it takes in its quickest round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class Figures:
     """Seconds."""
     p99: float
     """Seconds."""
+    stolen: float = 0.0
+    """Share of the machine's processor time that its host gave to others meanwhile."""
 
     @classmethod
     def median_of(cls, rounds: list[Self]) -> Self:
@@ -70,11 +72,12 @@ def measure(
     """Drive a server once. Its processor time counts until `finish` returns. Raises `WrongAnswers`."""
 
     def once() -> Figures:
-        before = processor.seconds(server.pid)
+        before, stolen_before = processor.seconds(server.pid), processor.stolen()
         came = drive(server.url, requests, seconds=seconds, connections=connections, pause=pause)
+        stolen = (processor.stolen() - stolen_before) / (came.seconds * PROCESSORS)
         finish()
         spent = processor.seconds(server.pid) - before
-        return Figures(cpu=spent / came.requests, rate=came.rate, p50=came.p50, p99=came.p99)
+        return Figures(cpu=spent / came.requests, rate=came.rate, p50=came.p50, p99=came.p99, stolen=stolen)
 
     return undisturbed(once)
 
@@ -93,18 +96,11 @@ def alternate(drives: Mapping[str, Timed], *, rounds: int, seconds: float) -> di
     return found
 
 
-def quiet_rounds(controls: Sequence[Sequence[Figures]]) -> list[int]:
-    """Return the rounds in which none of these, which do not change, took much longer than in its quickest round.
-
-    If no round is quiet for all of them, all are returned.
-    """
-    quickest = [min(one.p50 for one in rounds) for rounds in controls]
-    quiet = [
-        number
-        for number, ones in enumerate(zip(*controls, strict=True))
-        if all(one.p50 <= QUIET * least for one, least in zip(ones, quickest, strict=True))
-    ]
-    return quiet or list(range(len(controls[0])))
+def quiet_rounds(*series: Sequence[Figures]) -> list[int]:
+    """Return the third of the rounds in which least was stolen while these were driven, and all others with as little."""
+    stolen = [max(one.stolen for one in ones) for ones in zip(*series, strict=True)]
+    most = sorted(stolen)[(len(stolen) - 1) // 3]
+    return [number for number, share in enumerate(stolen) if share <= most]
 
 
 def _turned(names: list[str], *, backwards: bool) -> Iterator[str]:
