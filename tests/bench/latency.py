@@ -81,11 +81,12 @@ def load_by_half(field: Field, findings: Findings) -> None:
         share = median(half[title][number].rate / full[title][number].rate for number in quiet)
         of_the_load = f"at {share:.0%} of the full load, in {len(quiet)} of {len(half[title])} rounds"
         how_sure = f"{of_the_load} {tail.lowest:.2f}–{tail.highest:.2f}"
+        what = f"{title} at half load, p99 in terms of p50"
         if server is field.gateway:
-            findings.targets.append(Target(f"{title} at half load, p99 in terms of p50", WIDEST_TAIL, tail.median))
-            findings.others.append((f"{title} at half load, p99 in terms of p50", how_sure))
+            findings.targets.append(Target(what, WIDEST_TAIL, tail.median))
+            findings.others.append((what, how_sure))
         else:
-            findings.others.append((f"{title} at half load, p99 in terms of p50", f"{tail.median:.2f}, {how_sure}"))
+            findings.others.append((what, f"{tail.median:.2f}, {how_sure}"))
 
 
 def _at_half(field: Field, server: Server, requests: Requests, rate: float) -> Figures:

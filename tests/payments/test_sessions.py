@@ -485,7 +485,8 @@ async def test_a_change_that_no_replica_has_yet_is_announced_all_the_same(
             await super().write(script, keys, args)
             raise StorageUnavailable(retry_after=1)
 
-    store = Unreplicated(connect(valkey.url), clock=SystemClock(), metrics=Metrics(), deadline=20)
+    redis = Redis.from_url(valkey.url, socket_timeout=20)
+    store = Unreplicated(redis, clock=SystemClock(), metrics=Metrics(), deadline=20)
     await process.sessions.create(session())
     with pytest.raises(StorageUnavailable):
         await Process(store).sessions.move("cs_1", PAY)
